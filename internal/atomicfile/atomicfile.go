@@ -1,0 +1,139 @@
+// Package atomicfile writes files that are there whole or not at all, also
+// after a crash.
+package atomicfile
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Write puts data into the file path with exactly the permissions mode,
+// whatever the umask. What was there before is replaced in one step; a symbolic
+// link is replaced, not followed. On any error the old file is untouched and
+// nothing is left beside it.
+func Write(path string, data []byte, mode fs.FileMode) error {
+	return write(path, data, mode, nil, func(dir int, tmp, base string) error {
+		return unix.Renameat(dir, tmp, dir, base)
+	})
+}
+
+// An Attribute is one inode flag of chattr(1); the values are those of
+// FS_IOC_SETFLAGS (linux/fs.h).
+type Attribute uint32
+
+const (
+	SecureDelete Attribute = 0x00000001 // s
+	Synchronous  Attribute = 0x00000008 // S
+	NoDump       Attribute = 0x00000040 // d
+	NoCopyWrite  Attribute = 0x00800000 // C
+)
+
+// Create is Write for a file that must not exist yet: if it does, the error is
+// fs.ErrExist and it is left alone. Attributes that the file system does not
+// have are left out.
+func Create(path string, data []byte, mode fs.FileMode, attributes ...Attribute) error {
+	return write(path, data, mode, attributes, func(dir int, tmp, base string) error {
+		err := unix.Renameat2(dir, tmp, dir, base, unix.RENAME_NOREPLACE)
+		if err == unix.EINVAL || err == unix.ENOSYS {
+			// A file system without RENAME_NOREPLACE, such as NFS.
+			if err = unix.Linkat(dir, tmp, dir, base, 0); err == nil {
+				err = unix.Unlinkat(dir, tmp, 0)
+			}
+		}
+		return err
+	})
+}
+
+func write(path string, data []byte, mode fs.FileMode, attributes []Attribute, place func(dir int, tmp, base string) error) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("writing %s: %w", path, err)
+		}
+	}()
+	base := filepath.Base(path)
+	if path == "" || os.IsPathSeparator(path[len(path)-1]) || base == "." || base == ".." {
+		return errors.New("not the path of a file")
+	}
+	dir, err := os.OpenFile(filepath.Dir(path), os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return errors.Unwrap(err)
+	}
+	defer dir.Close()
+	fd := int(dir.Fd())
+
+	tmp := ".#bootseal-" + randomName()
+	out, err := openTemporary(fd, tmp)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			unix.Unlinkat(fd, tmp, 0)
+		}
+	}()
+	defer out.Close()
+	for _, flag := range attributes {
+		setAttribute(out, flag)
+	}
+	if _, err := out.Write(data); err != nil {
+		return cause(err)
+	}
+	if err := out.Chmod(mode); err != nil {
+		return cause(err)
+	}
+	if err := out.Sync(); err != nil {
+		return cause(err)
+	}
+	if err := place(fd, tmp, base); err != nil {
+		return err
+	}
+	// The file is in place: what follows can fail without anything to undo.
+	if err := unix.Fsync(fd); err != nil && err != unix.EINVAL {
+		return fmt.Errorf("making its directory entry durable: %w", err)
+	}
+	return nil
+}
+
+func openTemporary(dir int, name string) (*os.File, error) {
+	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	for {
+		fd, err := unix.Openat(dir, name, flags, 0o600)
+		if err == nil {
+			return os.NewFile(uintptr(fd), name), nil
+		}
+		if err != unix.EINTR {
+			return nil, err
+		}
+	}
+}
+
+func setAttribute(f *os.File, flag Attribute) {
+	flags, err := unix.IoctlGetUint32(int(f.Fd()), unix.FS_IOC_GETFLAGS)
+	if err != nil {
+		return
+	}
+	unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, int(flags|uint32(flag)))
+}
+
+// cause strips the temporary file's name, which means nothing to the user.
+func cause(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
+}
+
+func randomName() string {
+	var b [8]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}

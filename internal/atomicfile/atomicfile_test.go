@@ -1,0 +1,132 @@
+package atomicfile
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func names(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, e := range entries {
+		all = append(all, e.Name())
+	}
+	return all
+}
+
+func TestWrite(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0o077))
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	for _, content := range []string{"first, and longer", "second", ""} {
+		if err := Write(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(path)
+		if err != nil || string(got) != content {
+			t.Errorf("after writing %q: %q, %v", content, got, err)
+		}
+	}
+	st, err := os.Stat(path)
+	if err != nil || st.Mode() != 0o644 {
+		t.Errorf("mode %v, %v; want 0644 whatever the umask", st.Mode(), err)
+	}
+	if all := names(t, dir); len(all) != 1 {
+		t.Errorf("left behind: %q", all)
+	}
+}
+
+func TestWriteReplacesSymlink(t *testing.T) {
+	dir := t.TempDir()
+	victim, link := filepath.Join(dir, "victim"), filepath.Join(dir, "link")
+	if err := os.WriteFile(victim, []byte("untouched"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(victim, link); err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(link, []byte("new"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := os.ReadFile(victim); string(got) != "untouched" {
+		t.Errorf("the link's target now says %q", got)
+	}
+	if st, err := os.Lstat(link); err != nil || !st.Mode().IsRegular() {
+		t.Errorf("link is now %v, %v; want a regular file", st.Mode(), err)
+	}
+}
+
+func TestWriteFails(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "folder", "full"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]error{
+		filepath.Join(dir, "missing", "file"): fs.ErrNotExist,
+		filepath.Join(dir, "folder"):          syscall.EISDIR,
+		dir + "/folder/":                      nil,
+		dir + "/..":                           nil,
+		"":                                    nil,
+	} {
+		err := Write(path, []byte("x"), 0o600)
+		if err == nil || want != nil && !errors.Is(err, want) {
+			t.Errorf("Write(%q): %v, want %v", path, err, want)
+		}
+	}
+	if all := names(t, dir); len(all) != 1 {
+		t.Errorf("left behind: %q", all)
+	}
+}
+
+// A file system that is full in the middle of the file.
+func TestWriteFull(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatalf("mounting a small file system (run the tests as root): %v", err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	path := filepath.Join(dir, "file")
+	if err := Write(path, []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(path, make([]byte, 1<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("Write to a full file system: %v, want ENOSPC", err)
+	}
+	if got, _ := os.ReadFile(path); string(got) != "old" {
+		t.Errorf("the old file now says %q", got)
+	}
+	if all := names(t, dir); len(all) != 1 {
+		t.Errorf("left behind: %q", all)
+	}
+}
+
+func TestCreate(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	if err := Create(path, []byte("first"), 0o400, NoDump, NoCopyWrite); err != nil {
+		t.Fatal(err)
+	}
+	if err := Create(path, []byte("second"), 0o400); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("Create over a file: %v, want fs.ErrExist", err)
+	}
+	if got, _ := os.ReadFile(path); string(got) != "first" {
+		t.Errorf("file says %q, want the first content", got)
+	}
+	st, err := os.Stat(path)
+	if err != nil || st.Mode() != 0o400 {
+		t.Errorf("mode %v, %v; want 0400", st.Mode(), err)
+	}
+	if all := names(t, dir); len(all) != 1 {
+		t.Errorf("left behind: %q", all)
+	}
+}
