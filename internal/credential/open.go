@@ -1,0 +1,231 @@
+package credential
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"strings"
+)
+
+// Infinity is the time that means "none" (USEC_INFINITY).
+const Infinity uint64 = math.MaxUint64
+
+// Keys are what the key of a credential is derived from. The owner wipes them.
+type Keys struct {
+	Host  []byte // credential.secret without its first 16 bytes; ignored if the type needs none
+	TPM2  []byte // 32 unsealed bytes; ignored if the type needs none
+	Scope *Scope // nil for a credential of the system
+}
+
+// A Scope is the user a scoped credential belongs to.
+type Scope struct {
+	UID       uint32
+	User      string   // what the user database says for UID
+	MachineID [16]byte // /etc/machine-id
+}
+
+// Plaintext is the content of a credential.
+type Plaintext struct {
+	Name      string // "" is none: fits every name
+	Timestamp uint64 // microseconds since the epoch, or Infinity
+	NotAfter  uint64 // microseconds since the epoch, or Infinity
+	Payload   []byte
+
+	buf []byte // all of it, as decrypted
+}
+
+// Wipe overwrites the payload.
+func (p *Plaintext) Wipe() {
+	clear(p.Payload)
+	clear(p.buf)
+}
+
+// Check says whether the credential may be used under a name and at a time in
+// microseconds since the epoch: [ErrNameMismatch], [ErrExpired]. A name of ""
+// asks for none and fits every credential; a time of 0 is before every expiry.
+func (p *Plaintext) Check(name string, now uint64) error {
+	if name != "" && p.Name != "" && name != p.Name {
+		return fmt.Errorf("%w: it is named %q, asked for was %q", ErrNameMismatch, p.Name, name)
+	}
+	if p.NotAfter < now {
+		return fmt.Errorf("%w: not-after is %d, now is %d (microseconds since the epoch)", ErrExpired, p.NotAfter, now)
+	}
+	return nil
+}
+
+// ValidName says whether systemd takes name as a credential's name: 1 to 255
+// printable ASCII characters other than ":" and "/", and not "." or "..".
+func ValidName(name string) bool {
+	if len(name) == 0 || len(name) > 255 || name == "." || name == ".." {
+		return false
+	}
+	for i := range len(name) {
+		if c := name[i]; c < ' ' || c > '~' || c == ':' || c == '/' {
+			return false
+		}
+	}
+	return true
+}
+
+// Open decrypts a credential and checks its metadata, but not whether it may be
+// used: see [Plaintext.Check]. It fails with [ErrScopeMismatch] when only one
+// of credential and keys has a scope, [ErrNoKey], [ErrAuth], [ErrTimestamps],
+// [ErrMetadata] or [ErrName]. The caller wipes the result.
+//
+// Null credentials are opened like all others: whether anybody's may be used
+// here is for the caller to decide.
+func (b *Blob) Open(k Keys) (*Plaintext, error) {
+	aead, err := b.aead(k)
+	if err != nil {
+		return nil, fmt.Errorf("decrypting credential: %w", err)
+	}
+	sealed := b.raw[b.aad:]
+	buf, err := aead.Open(make([]byte, 0, len(sealed)), b.IV, sealed, b.raw[:b.aad])
+	if err != nil {
+		return nil, fmt.Errorf("decrypting credential: %w", ErrAuth)
+	}
+	p, err := parsePlaintext(buf)
+	if err != nil {
+		clear(buf)
+		return nil, fmt.Errorf("decrypting credential: %w", err)
+	}
+	return p, nil
+}
+
+func parsePlaintext(buf []byte) (*Plaintext, error) {
+	if len(buf) < minMetadata {
+		return nil, fmt.Errorf("%w: %d decrypted bytes, expected at least %d", ErrTooShort, len(buf), minMetadata)
+	}
+	p := &Plaintext{
+		Timestamp: binary.LittleEndian.Uint64(buf),
+		NotAfter:  binary.LittleEndian.Uint64(buf[8:]),
+		buf:       buf,
+	}
+	if err := p.checkTimes(); err != nil {
+		return nil, err
+	}
+	size := binary.LittleEndian.Uint32(buf[16:])
+	if size > 255 {
+		return nil, fmt.Errorf("%w: name_size is %d, at most 255 is valid", ErrMetadata, size)
+	}
+	start := align8(metadataHeader + int(size))
+	if start > len(buf) {
+		return nil, fmt.Errorf("%w: name_size is %d, beyond the end", ErrMetadata, size)
+	}
+	p.Name = string(buf[metadataHeader : metadataHeader+size])
+	if size > 0 && !ValidName(p.Name) {
+		return nil, fmt.Errorf("%w: %q", ErrName, p.Name)
+	}
+	p.Payload = buf[start:]
+	return p, nil
+}
+
+func (p *Plaintext) checkTimes() error {
+	if p.Timestamp != Infinity && p.NotAfter != Infinity && p.Timestamp >= p.NotAfter {
+		return fmt.Errorf("%w: %d and %d (microseconds since the epoch)", ErrTimestamps, p.Timestamp, p.NotAfter)
+	}
+	return nil
+}
+
+// Seal encrypts p under the headers of b with a fresh IV and returns the
+// binary credential. The TPM, public key and SRK headers are those that
+// tpm.Seal made together with k.TPM2. It refuses whatever [Parse] and
+// [Blob.Open] would refuse, and payloads above [MaxPayload].
+func (b *Blob) Seal(k Keys, p *Plaintext) ([]byte, error) {
+	out, err := b.seal(k, p)
+	if err != nil {
+		return nil, fmt.Errorf("encrypting credential: %w", err)
+	}
+	return out, nil
+}
+
+func (b *Blob) seal(k Keys, p *Plaintext) ([]byte, error) {
+	if !b.Type.valid() {
+		return nil, fmt.Errorf("%w: %v", ErrUnknownType, b.Type)
+	}
+	if b.Type.NeedsTPM2() && b.TPM2 == nil || b.Type.HasPublicKey() && b.PublicKey == nil || b.Type.PinnedSRK() && b.SRK == nil {
+		return nil, fmt.Errorf("%w: a header of type %v is not set", ErrNoKey, b.Type)
+	}
+	if p.Name != "" && !ValidName(p.Name) {
+		return nil, fmt.Errorf("%w: %q (1 to 255 printable ASCII characters without ':' and '/')", ErrName, p.Name)
+	}
+	if err := p.checkTimes(); err != nil {
+		return nil, err
+	}
+	if len(p.Payload) > MaxPayload {
+		return nil, fmt.Errorf("%w: payload of %d bytes, at most %d", ErrTooLarge, len(p.Payload), MaxPayload)
+	}
+	c := *b
+	c.IV = make([]byte, ivSize)
+	if _, err := rand.Read(c.IV); err != nil {
+		return nil, err
+	}
+	aead, err := c.aead(k)
+	if err != nil {
+		return nil, err
+	}
+	headers := c.headers()
+	aad := len(headers)
+	start := align8(metadataHeader + len(p.Name))
+	out := make([]byte, aad+start, aad+start+len(p.Payload)+tagSize)
+	copy(out, headers)
+	binary.LittleEndian.PutUint64(out[aad:], p.Timestamp)
+	binary.LittleEndian.PutUint64(out[aad+8:], p.NotAfter)
+	binary.LittleEndian.PutUint32(out[aad+16:], uint32(len(p.Name)))
+	copy(out[aad+metadataHeader:], p.Name)
+	out = append(out, p.Payload...)
+	out = aead.Seal(out[:aad], c.IV, out[aad:], out[:aad])
+	if _, err := parse(out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// aead derives the key (section 3 of the format document) and keys AES-256-GCM.
+func (b *Blob) aead(k Keys) (cipher.AEAD, error) {
+	h := sha256.New()
+	if b.Type.NeedsHost() {
+		if len(k.Host) == 0 {
+			return nil, fmt.Errorf("%w: type %v needs the host secret", ErrNoKey, b.Type)
+		}
+		h.Write(k.Host)
+	}
+	if b.Type.NeedsTPM2() {
+		if len(k.TPM2) != sha256.Size {
+			return nil, fmt.Errorf("%w: type %v needs %d bytes from the TPM, there are %d", ErrNoKey, b.Type, sha256.Size, len(k.TPM2))
+		}
+		h.Write(k.TPM2)
+	}
+	var buf [sha256.Size]byte
+	key := h.Sum(buf[:0])
+	defer clear(key)
+	h.Reset()
+	if b.Type.Scoped() != (k.Scope != nil) {
+		if k.Scope == nil {
+			return nil, fmt.Errorf("%w: it is a user's, and no user was given", ErrScopeMismatch)
+		}
+		return nil, fmt.Errorf("%w: it is the system's, and a user was given", ErrScopeMismatch)
+	}
+	if s := k.Scope; s != nil {
+		if s.User == "" || strings.IndexByte(s.User, 0) >= 0 {
+			return nil, fmt.Errorf("%w: invalid user name %q", ErrScopeMismatch, s.User)
+		}
+		mac := hmac.New(sha256.New, key)
+		msg := binary.LittleEndian.AppendUint64(nil, scopeFlags)
+		msg = binary.LittleEndian.AppendUint32(msg, s.UID)
+		msg = append(msg, s.MachineID[:]...)
+		msg = append(append(msg, s.User...), 0)
+		mac.Write(msg)
+		mac.Sum(key[:0])
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCMWithNonceSize(block, len(b.IV))
+}
