@@ -1,0 +1,160 @@
+// Package machine tells facts about the running machine, and opens its TPM and
+// its host key. What the generator calls at every boot starts no process and
+// speaks to no bus.
+package machine
+
+import (
+	"bytes"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+
+	"github.com/bootseal/bootseal/internal/root"
+)
+
+const (
+	sharedPrefix = "libsystemd-shared-"
+	// maxRodata bounds what is read of libsystemd-shared: 0.5 MiB in 252.
+	maxRodata = 32 << 20
+)
+
+// ErrNotSystemd says that the machine's PID 1 is another program.
+var ErrNotSystemd = errors.New("not systemd")
+
+// Version returns the version of the systemd that runs, such as 257: the number
+// in the name of the libsystemd-shared library that PID 1's executable asks
+// for. In a tree without a PID 1 (an image that is being built) it is that of
+// the installed systemd.
+//
+// The error is fs.ErrNotExist where there is neither, ErrNotSystemd where PID 1
+// is something else.
+func Version(dir root.Dir) (int, error) {
+	exe, name, err := openSystemd(dir)
+	if err != nil {
+		return 0, fmt.Errorf("finding out the version of systemd: %w", err)
+	}
+	defer exe.Close()
+	library, err := sharedLibrary(exe)
+	if err != nil {
+		return 0, fmt.Errorf("finding out the version of systemd: %s: %w", name, err)
+	}
+	digits := strings.TrimPrefix(library, sharedPrefix)
+	if end := strings.IndexFunc(digits, func(r rune) bool { return r < '0' || r > '9' }); end >= 0 {
+		digits = digits[:end]
+	}
+	version, err := strconv.Atoi(digits)
+	if err != nil {
+		return 0, fmt.Errorf("finding out the version of systemd: %s: no number in the library name %q", name, library)
+	}
+	return version, nil
+}
+
+// BuiltWithTPM2 tells whether the systemd that Version speaks of was built with
+// TPM2 support, from the list of features that "systemctl --version" shows. It
+// reads the library's constants without running it: about a millisecond.
+func BuiltWithTPM2(dir root.Dir) (bool, error) {
+	exe, name, err := openSystemd(dir)
+	if err != nil {
+		return false, fmt.Errorf("finding out the features of systemd: %w", err)
+	}
+	defer exe.Close()
+	library, err := sharedLibrary(exe)
+	if err != nil {
+		return false, fmt.Errorf("finding out the features of systemd: %s: %w", name, err)
+	}
+	folders := []string{"/usr/lib/systemd", "/lib/systemd"}
+	if runpath, err := exe.DynString(elf.DT_RUNPATH); err == nil {
+		for _, list := range runpath {
+			folders = append(strings.Split(list, ":"), folders...)
+		}
+	}
+	for _, folder := range folders {
+		if !path.IsAbs(folder) {
+			continue
+		}
+		lib, err := openELF(dir, path.Join(folder, library))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return false, fmt.Errorf("finding out the features of systemd: %w", err)
+		}
+		defer lib.Close()
+		return feature(lib, "TPM2")
+	}
+	return false, fmt.Errorf("finding out the features of systemd: %s: %w", library, fs.ErrNotExist)
+}
+
+func feature(lib *elf.File, name string) (bool, error) {
+	section := lib.Section(".rodata")
+	if section == nil || section.Type == elf.SHT_NOBITS || section.Size > maxRodata {
+		return false, errors.New("finding out the features of systemd: no usable .rodata section in its library")
+	}
+	data, err := section.Data()
+	if err != nil {
+		return false, fmt.Errorf("finding out the features of systemd: %w", err)
+	}
+	for _, word := range []struct {
+		text string
+		yes  bool
+	}{{" +" + name + " ", true}, {" -" + name + " ", false}} {
+		if bytes.Contains(data, []byte(word.text)) {
+			return word.yes, nil
+		}
+	}
+	// Systemd older than 248 has no such feature.
+	return false, nil
+}
+
+// openSystemd opens PID 1's executable, or else the one that is installed.
+func openSystemd(dir root.Dir) (*elf.File, string, error) {
+	var missing error
+	for _, name := range []string{"/proc/1/exe", "/usr/lib/systemd/systemd", "/lib/systemd/systemd"} {
+		exe, err := openELF(dir, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			missing = err
+			continue
+		}
+		return exe, name, err
+	}
+	return nil, "", missing
+}
+
+func sharedLibrary(exe *elf.File) (string, error) {
+	libraries, err := exe.DynString(elf.DT_NEEDED)
+	if err != nil {
+		return "", fmt.Errorf("reading the libraries it needs: %w", err)
+	}
+	for _, library := range libraries {
+		if strings.HasPrefix(library, sharedPrefix) {
+			return library, nil
+		}
+	}
+	return "", fmt.Errorf("%w: it does not need %sNNN.so", ErrNotSystemd, sharedPrefix)
+}
+
+func openELF(dir root.Dir, name string) (*elf.File, error) {
+	real, err := dir.Path(name)
+	if err != nil {
+		return nil, err
+	}
+	// Stat and Open follow /proc/1/exe also where its path names nothing: after
+	// an upgrade, or in another mount namespace.
+	st, err := os.Stat(real)
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: %w", name, root.ErrNotRegular)
+	}
+	file, err := elf.Open(real)
+	if err != nil {
+		return nil, fmt.Errorf("%s: reading it as ELF: %w", name, err)
+	}
+	return file, nil
+}
