@@ -1,0 +1,100 @@
+// Package root reads files of a machine that may lie below another directory
+// than "/": the tree of a test, or of an image that is being built.
+package root
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	securejoin "github.com/cyphar/filepath-securejoin"
+)
+
+// ErrTooLarge says that a file is longer than the caller is willing to read.
+var ErrTooLarge = errors.New("file too large")
+
+// ErrNotRegular says that a path is not a regular file: reading a FIFO or a
+// device could block the boot.
+var ErrNotRegular = errors.New("not a regular file")
+
+// Dir is the directory that stands for "/". The zero value is "/" itself.
+type Dir string
+
+// Path is where name lies for the kernel. Symbolic links are followed inside
+// the directory, never out of it.
+func (d Dir) Path(name string) (string, error) {
+	if d == "" || d == "/" {
+		return name, nil
+	}
+	return securejoin.SecureJoin(string(d), name)
+}
+
+// ReadFile returns the content of the regular file name, of at most limit
+// bytes. The errors are those of open(2), ErrNotRegular and ErrTooLarge.
+func (d Dir) ReadFile(name string, limit int64) ([]byte, error) {
+	path, err := d.Path(name)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: %w", name, ErrNotRegular)
+	}
+	if st.Size() > limit {
+		return nil, fmt.Errorf("%s: %w: %d bytes, at most %d are read", name, ErrTooLarge, st.Size(), limit)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("%s: %w: at most %d bytes are read", name, ErrTooLarge, limit)
+	}
+	return data, nil
+}
+
+// ReadDir lists the folder name, sorted by file name.
+func (d Dir) ReadDir(name string) ([]fs.DirEntry, error) {
+	path, err := d.Path(name)
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadDir(path)
+}
+
+// Readlink returns what the symbolic link dir/base says, as it stands there.
+func (d Dir) Readlink(dir, base string) (string, error) {
+	path, err := d.Path(dir)
+	if err != nil {
+		return "", err
+	}
+	return os.Readlink(path + "/" + base)
+}
+
+// IsNull tells whether name is an empty file or leads to a character device
+// such as /dev/null: how systemd marks a unit file or drop-in as masked.
+func (d Dir) IsNull(name string) bool {
+	path, err := d.Path(name)
+	if err != nil {
+		return false
+	}
+	st, err := os.Stat(path)
+	if err != nil {
+		// In the tree of an image there is no /dev/null to be led to.
+		target, lerr := os.Readlink(path)
+		return lerr == nil && target == "/dev/null"
+	}
+	return st.Mode()&fs.ModeCharDevice != 0 || st.Mode().IsRegular() && st.Size() == 0
+}
