@@ -1,0 +1,250 @@
+package units
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// ErrCommand says that systemd would not accept a command line.
+var ErrCommand = errors.New("not a command line that systemd accepts")
+
+// word is one argument of a command line: its value without quotes and escapes,
+// and where it stands in the line.
+type word struct {
+	value      string
+	start, end int
+}
+
+// command is one of the commands of an ExecStart= line.
+type command struct {
+	prefix string // special executable prefixes, systemd.service(5)
+	words  []word // words[0] is the executable, without prefix
+}
+
+// splitCommands reads the value of an ExecStart= as systemd.service(5) says:
+// arguments between blanks, with quotes and escapes; a lone ";" ends a command.
+func splitCommands(line string) ([]command, error) {
+	var (
+		all     []command
+		current command
+	)
+	for i := 0; ; {
+		for i < len(line) && strings.IndexByte(blanks, line[i]) >= 0 {
+			i++
+		}
+		if i == len(line) {
+			break
+		}
+		w, err := nextWord(line, i)
+		if err != nil {
+			return nil, err
+		}
+		i = w.end
+		switch raw := line[w.start:w.end]; {
+		case raw == ";":
+			if len(current.words) > 0 {
+				all = append(all, current)
+			}
+			current = command{}
+			continue
+		case raw == `\;`:
+			w.value = ";"
+		case len(current.words) == 0:
+			w.value = strings.TrimLeft(w.value, "-@:+!|")
+			current.prefix = strings.TrimSuffix(unquotedFirst(line, w.start), w.value)
+		}
+		current.words = append(current.words, w)
+	}
+	if len(current.words) > 0 {
+		all = append(all, current)
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("%w: it is empty", ErrCommand)
+	}
+	return all, nil
+}
+
+func unquotedFirst(line string, start int) string {
+	w, _ := nextWord(line, start)
+	return w.value
+}
+
+// nextWord reads the word that begins at start.
+func nextWord(line string, start int) (word, error) {
+	var (
+		value []byte
+		quote byte
+		i     = start
+	)
+	for ; i < len(line); i++ {
+		c := line[i]
+		switch {
+		case c == '\\':
+			decoded, n, err := unescapeC(line[i:])
+			if err != nil {
+				return word{}, fmt.Errorf("%w: at character %d: %w", ErrCommand, i+1, err)
+			}
+			value = append(value, decoded...)
+			i += n - 1
+		case quote != 0:
+			if c == quote {
+				quote = 0
+			} else {
+				value = append(value, c)
+			}
+		case c == '"' || c == '\'':
+			quote = c
+		case strings.IndexByte(blanks, c) >= 0:
+			return word{string(value), start, i}, nil
+		default:
+			value = append(value, c)
+		}
+	}
+	if quote != 0 {
+		return word{}, fmt.Errorf("%w: a quote is not closed", ErrCommand)
+	}
+	return word{string(value), start, i}, nil
+}
+
+// unescapeC decodes the escape sequence that s begins with, systemd.syntax(7),
+// and returns how many bytes it takes.
+func unescapeC(s string) (decoded []byte, n int, err error) {
+	if len(s) < 2 {
+		return nil, 0, errors.New("a backslash at the end")
+	}
+	if i := strings.IndexByte(`abfnrtv\"'s`, s[1]); i >= 0 {
+		return []byte{"\a\b\f\n\r\t\v\\\"' "[i]}, 2, nil
+	}
+	number := func(from, digits, base int) (rune, bool) {
+		if len(s) < from+digits {
+			return 0, false
+		}
+		v, err := strconv.ParseUint(s[from:from+digits], base, 32)
+		return rune(v), err == nil && v != 0
+	}
+	switch c := s[1]; {
+	case c == ';':
+		// Only a word of its own is a literal semicolon, but no other
+		// escape begins this way: systemd.service(5).
+		return []byte{';'}, 2, nil
+	case c == 'x':
+		if v, ok := number(2, 2, 16); ok {
+			return []byte{byte(v)}, 4, nil
+		}
+	case c == 'u' || c == 'U':
+		digits := 4
+		if c == 'U' {
+			digits = 8
+		}
+		if v, ok := number(2, digits, 16); ok && utf8.ValidRune(v) {
+			return utf8.AppendRune(nil, v), 2 + digits, nil
+		}
+	case '0' <= c && c <= '7':
+		if v, ok := number(1, 3, 8); ok && v <= 0xff {
+			return []byte{byte(v)}, 4, nil
+		}
+	}
+	return nil, 0, fmt.Errorf("unknown escape sequence %q", s[:2])
+}
+
+// option is a command line option, and the path that it is to have.
+type option struct {
+	name     string
+	variable string // the path by way of an environment variable
+	plain    string // the path without one
+}
+
+// path is how the option's value is written for c: the ":" prefix keeps systemd
+// from replacing variables.
+func (o option) path(c command) string {
+	if strings.Contains(c.prefix, ":") {
+		return o.plain
+	}
+	return o.variable
+}
+
+// setOptions returns the command line with the options pointing to their paths
+// where they stand as "--option value" or "--option=value", and notes in found
+// which ones did. Everything else stays as it was written.
+func setOptions(line string, options []option, found map[string]bool) (string, error) {
+	commands, err := splitCommands(line)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	last := 0
+	replace := func(start, end int, text string) {
+		b.WriteString(line[last:start] + text)
+		last = end
+	}
+	for _, c := range commands {
+		for i := 1; i < len(c.words) && c.words[i].value != "--"; i++ {
+			w := c.words[i]
+			name, _, joined := strings.Cut(w.value, "=")
+			at := slices.IndexFunc(options, func(o option) bool { return o.name == name })
+			if at < 0 {
+				continue
+			}
+			o := options[at]
+			found[o.name] = true
+			switch value := quote(o.path(c)); {
+			case joined:
+				replace(w.start, w.end, o.name+"="+value)
+			case i+1 < len(c.words):
+				i++
+				replace(c.words[i].start, c.words[i].end, value)
+			default:
+				replace(w.end, w.end, " "+value)
+			}
+		}
+	}
+	return b.String() + line[last:], nil
+}
+
+// shells are the programs that take a script as an argument, in which an option
+// has no place of its own.
+var shells = []string{"sh", "bash", "dash", "ash", "ksh", "mksh", "zsh", "busybox"}
+
+// appendOption adds an option to the end of a command line, or before the "--"
+// that ends the options.
+func appendOption(line string, o option) (string, error) {
+	commands, err := splitCommands(line)
+	if err != nil {
+		return "", err
+	}
+	c := commands[0]
+	if len(commands) > 1 {
+		return "", fmt.Errorf("%s is in none of the %d commands of the unit's ExecStart=; add it to the one that takes it", o.name, len(commands))
+	}
+	if slices.Contains(shells, path.Base(c.words[0].value)) {
+		return "", fmt.Errorf("the unit's ExecStart= runs a shell, in whose script %s cannot be set; use the credential's path there, ${CREDENTIALS_DIRECTORY}", o.name)
+	}
+	text := o.name + " " + quote(o.path(c))
+	if i := slices.IndexFunc(c.words, func(w word) bool { return w.value == "--" }); i > 0 {
+		return line[:c.words[i].start] + text + " " + line[c.words[i].start:], nil
+	}
+	end := c.words[len(c.words)-1].end
+	return line[:end] + " " + text + line[end:], nil
+}
+
+// quote writes a word so that systemd reads it back unchanged. Specifiers and
+// variables in it stay in force.
+func quote(s string) string {
+	if s != "" && s != ";" && !strings.ContainsAny(s, " \t\n\r\"'\\") {
+		return s
+	}
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
+}
+
+// escapeSpecifiers keeps systemd from reading specifiers in a fixed text.
+func escapeSpecifiers(s string) string { return strings.ReplaceAll(s, "%", "%%") }
+
+// escapeWord keeps systemd from replacing anything in an argument.
+func escapeWord(s string) string {
+	return quote(strings.ReplaceAll(escapeSpecifiers(s), "$", "$$"))
+}

@@ -1,0 +1,270 @@
+package units
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/machine"
+	"github.com/bootseal/bootseal/internal/root"
+	"github.com/bootseal/bootseal/policy"
+)
+
+// DropIn is a file to write below one of a generator's folders.
+type DropIn struct {
+	Unit string // names the folder, with ".d"
+	Name string // of the file
+	Text string
+}
+
+// Plan is what one policy file comes to.
+type Plan struct {
+	DropIns  []DropIn
+	Delivery policy.Delivery // as chosen; empty where there is none
+	// Err says why the unit is blocked: the drop-ins then keep it from
+	// starting. ErrNotFound and ErrMasked are among the reasons.
+	Err error
+}
+
+// Planner works out the drop-ins for policies on one machine.
+type Planner struct {
+	dir     root.Dir
+	tree    *Tree
+	version int
+	tpm2    func() error
+}
+
+// NewPlanner reads what it needs to know about the machine below dir: the
+// version of its systemd and its unit folders.
+func NewPlanner(dir root.Dir) (*Planner, error) {
+	version, err := machine.Version(dir)
+	if err != nil {
+		return nil, fmt.Errorf("finding the version of systemd: %w", err)
+	}
+	tree, err := ReadTree(dir, version)
+	if err != nil {
+		return nil, err
+	}
+	return &Planner{dir: dir, tree: tree, version: version}, nil
+}
+
+// Plan works out the drop-ins for one policy file. It always has some, save for
+// units that are masked.
+func (pl *Planner) Plan(file policy.File) Plan {
+	if file.Masked {
+		return Plan{DropIns: []DropIn{comment(file.Unit, "The policy is masked by "+file.Path+".")}}
+	}
+	p, err := policy.Load(pl.dir, file)
+	if err != nil {
+		// Even so, the unit's other conditions and drop-ins are of use.
+		u, _ := pl.tree.Load(file.Unit)
+		return blocked(file, u, nil, err)
+	}
+	u, err := pl.tree.Load(file.Unit)
+	switch {
+	case errors.Is(err, ErrMasked):
+		return Plan{Err: err}
+	case err != nil:
+		return blocked(file, nil, p, fmt.Errorf("%s: reading the unit: %w", p.Path, err))
+	}
+	delivery, text, err := pl.apply(p, u)
+	if err != nil {
+		return blocked(file, u, p, fmt.Errorf("%s: %w", p.Path, err))
+	}
+	return Plan{DropIns: []DropIn{{file.Unit, DropInName, text}}, Delivery: delivery}
+}
+
+func (pl *Planner) apply(p *policy.Policy, u *Unit) (policy.Delivery, string, error) {
+	delivery, err := pl.delivery(p)
+	if err != nil {
+		return "", "", err
+	}
+	before, after, err := u.later()
+	if err != nil {
+		return "", "", err
+	}
+	text, err := render(p, before, delivery, pl.version)
+	if err != nil {
+		return "", "", err
+	}
+	return delivery, text, undoes(after, u, p, text)
+}
+
+// delivery follows the generations of systemd and what the blobs ask for.
+func (pl *Planner) delivery(p *policy.Policy) (policy.Delivery, error) {
+	if pl.version < oldest {
+		return "", fmt.Errorf("systemd %d is too old; at least %d is needed", pl.version, oldest)
+	}
+	fits := policy.Prestart
+	if pl.version >= opensCredentials {
+		fits = policy.Native
+	}
+	switch p.Delivery {
+	case policy.Auto, fits:
+	case policy.Socket:
+		return "", errors.New(`delivery = "socket" is not supported by this version of bootseal`)
+	case policy.Native:
+		return "", fmt.Errorf(`delivery = "native" needs systemd %d, this is %d; expected "prestart" or "auto"`, opensCredentials, pl.version)
+	default:
+		return "", fmt.Errorf(`delivery = "prestart" ends with systemd %d, this is %d; expected "native" or "auto"`, opensCredentials-1, pl.version)
+	}
+	for _, c := range p.Credentials {
+		blob, err := pl.readBlob(c.Source)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the unit says so when it starts
+		}
+		if err == nil {
+			err = strongEnough(blob, p.Seal)
+		}
+		if err == nil && fits == policy.Native {
+			err = pl.opens(blob)
+		}
+		if err != nil {
+			return "", fmt.Errorf("credential %s, %s: %w", c.Name, c.Source, err)
+		}
+	}
+	return fits, nil
+}
+
+func (pl *Planner) readBlob(file string) (*credential.Blob, error) {
+	text, err := pl.dir.ReadFile(file, credential.MaxText)
+	if err != nil {
+		return nil, err
+	}
+	data, err := credential.DecodeText(text)
+	if err != nil {
+		return nil, err
+	}
+	return credential.Parse(data)
+}
+
+// strongEnough holds a blob against what the policy's [seal] demands.
+func strongEnough(blob *credential.Blob, seal policy.Seal) error {
+	var host, tpm2 bool
+	switch seal.Key {
+	case policy.KeyHost:
+		host = true
+	case policy.KeyTPM2:
+		tpm2 = true
+	case policy.KeyHostTPM2:
+		host, tpm2 = true, true
+	}
+	if blob.Type == credential.TypeNull && seal.Key != policy.KeyNull {
+		return fmt.Errorf(`it is sealed with the null key, which protects nothing; seal it again with "bootseal encrypt --unit=", or allow it by [seal] key = "null"`)
+	}
+	if host && !blob.Type.NeedsHost() || tpm2 && !blob.Type.NeedsTPM2() {
+		return fmt.Errorf(`it is sealed with %q, weaker than the %q of [seal]; seal it again with "bootseal encrypt --unit="`, blob.Type, seal.Key)
+	}
+	if len(seal.PCRs) == 0 {
+		return nil
+	}
+	var bound []int
+	if blob.TPM2 != nil {
+		bound = credential.PCRs(blob.TPM2.PCRMask)
+	}
+	for _, pcr := range seal.PCRs {
+		if !slices.Contains(bound, pcr) {
+			return fmt.Errorf(`it is bound to %s, but [seal] demands %s; seal it again with "bootseal encrypt --unit="`, pcrs(bound), pcrs(seal.PCRs))
+		}
+	}
+	return nil
+}
+
+func pcrs(list []int) string {
+	if len(list) == 0 {
+		return "no PCR"
+	}
+	var s []string
+	for _, pcr := range list {
+		s = append(s, strconv.Itoa(pcr))
+	}
+	return "PCR " + strings.Join(s, "+")
+}
+
+// opens tells why PID 1 itself cannot open the blob.
+func (pl *Planner) opens(blob *credential.Blob) error {
+	const socket = "delivery over a socket, which could, is not supported by this version of bootseal"
+	if since := blob.Since(); since > pl.version {
+		return fmt.Errorf("systemd %d cannot open a credential of this kind (%s), which needs %d, and %s", pl.version, blob.Type, since, socket)
+	}
+	if !blob.Type.NeedsTPM2() {
+		return nil
+	}
+	if pl.tpm2 == nil {
+		err := pl.unsealsTPM2()
+		pl.tpm2 = func() error { return err }
+	}
+	if err := pl.tpm2(); err != nil {
+		return fmt.Errorf("systemd cannot unseal it: %w, and %s", err, socket)
+	}
+	return nil
+}
+
+// unsealsTPM2 tells why PID 1 cannot use a TPM, whatever the blob.
+func (pl *Planner) unsealsTPM2() error {
+	missing, err := machine.TPM2Libraries(pl.dir)
+	if err != nil {
+		return err
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("%s is not installed", strings.Join(missing, ", "))
+	}
+	built, err := machine.BuiltWithTPM2(pl.dir)
+	if err == nil && !built {
+		err = errors.New("it was built without TPM2 support")
+	}
+	return err
+}
+
+// Block keeps the unit of a policy from starting, for a reason that concerns
+// the whole machine.
+func Block(file policy.File, reason error) Plan {
+	if file.Masked {
+		return Plan{}
+	}
+	return blocked(file, nil, nil, reason)
+}
+
+// blocked keeps the unit of a policy from starting.
+func blocked(file policy.File, u *Unit, p *policy.Policy, reason error) Plan {
+	text := renderBlocked(file.Path, u, p, file.Unit+" is not started: "+reason.Error())
+	plan := Plan{Err: reason, DropIns: []DropIn{{file.Unit, DropInName, text}}}
+	if u == nil {
+		return plan
+	}
+	// Where another drop-in could undo this one, it is said again after it.
+	last := DropInName
+	if len(u.DropIns) > 0 {
+		last = max(last, path.Base(u.DropIns[len(u.DropIns)-1]))
+	}
+	if _, _, err := u.later(); err != nil || last != DropInName {
+		name := strings.TrimSuffix(last, ".conf") + "~bootseal.conf"
+		plan.DropIns = append(plan.DropIns, DropIn{file.Unit, name, text})
+	}
+	return plan
+}
+
+// comment is a drop-in that sets nothing, in place of the installed one.
+func comment(unit, text string) DropIn {
+	return DropIn{unit, DropInName, heading + "# " + text + "\n"}
+}
+
+// Siblings returns drop-ins for units that have no policy but share the prefix
+// of a template that has one: the installed drop-in cannot tell them from
+// instances.
+func Siblings(files []policy.File) []DropIn {
+	var all []DropIn
+	for _, f := range files {
+		prefix, ok := strings.CutSuffix(f.Unit, "@"+service)
+		plain := prefix + service
+		if ok && !slices.ContainsFunc(files, func(f policy.File) bool { return f.Unit == plain }) {
+			all = append(all, comment(plain, "The policy "+f.Path+" is for instances only."))
+		}
+	}
+	return all
+}

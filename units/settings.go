@@ -1,0 +1,148 @@
+package units
+
+import (
+	"path"
+	"slices"
+	"strings"
+)
+
+// List returns the assignments of name in section that are in force: those
+// after the last empty one, which resets a list.
+func (u *Unit) List(section, name string) []Setting {
+	var list []Setting
+	for _, s := range u.settings {
+		switch {
+		case s.Section != section || s.Name != name:
+		case s.Value == "":
+			list = nil
+		default:
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// Last returns the value that is in force of a setting that takes one, or "".
+func (u *Unit) Last(section, name string) string {
+	for _, s := range slices.Backward(u.settings) {
+		if s.Section == section && s.Name == name {
+			return s.Value
+		}
+	}
+	return ""
+}
+
+// Bool tells whether a boolean setting is on, systemd.syntax(7).
+func (u *Unit) Bool(section, name string) bool {
+	return isTrue(u.Last(section, name))
+}
+
+func isTrue(value string) bool {
+	switch strings.ToLower(value) {
+	case "1", "yes", "y", "true", "t", "on":
+		return true
+	}
+	return false
+}
+
+// checks returns the Condition…= or Assert…= settings in force. An empty one of
+// any kind resets all kinds.
+func (u *Unit) checks(prefix string) []Setting {
+	var list []Setting
+	for _, s := range u.settings {
+		switch {
+		case s.Section != "Unit" || !strings.HasPrefix(s.Name, prefix):
+		case s.Value == "":
+			list = nil
+		default:
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// withoutFiles returns the checks that remain when those files count as
+// present, and whether any went. Of several triggering checks ("|") one that
+// holds is enough, so with one of them all of them go.
+func (u *Unit) withoutFiles(checks []Setting, files []string) (rest []Setting, changed bool) {
+	triggered := false
+	for _, s := range checks {
+		if u.needs(s, files) {
+			changed = true
+			triggered = triggered || strings.HasPrefix(s.Value, "|")
+		}
+	}
+	for _, s := range checks {
+		if !u.needs(s, files) && !(triggered && strings.HasPrefix(s.Value, "|")) {
+			rest = append(rest, s)
+		}
+	}
+	return rest, changed
+}
+
+// needs tells whether a check can only hold if one of files is there.
+func (u *Unit) needs(s Setting, files []string) bool {
+	kind := strings.TrimPrefix(strings.TrimPrefix(s.Name, "Condition"), "Assert")
+	value := strings.TrimLeft(strings.TrimPrefix(s.Value, "|"), blanks)
+	if strings.HasPrefix(value, "!") {
+		return false
+	}
+	value = path.Clean(u.expand(value))
+	switch kind {
+	case "PathExists", "PathIsReadWrite", "FileNotEmpty":
+		return slices.Contains(files, value)
+	case "PathExistsGlob":
+		return slices.ContainsFunc(files, func(file string) bool {
+			ok, err := path.Match(value, file)
+			return ok && err == nil
+		})
+	}
+	return false
+}
+
+// expand replaces the specifiers of systemd.unit(5) that follow from the unit's
+// name. Others stay as they are.
+func (u *Unit) expand(value string) string {
+	if !strings.Contains(value, "%") {
+		return value
+	}
+	bare := strings.TrimSuffix(u.Name, service)
+	prefix, instance, _ := strings.Cut(bare, "@")
+	final := prefix[strings.LastIndexByte(prefix, '-')+1:]
+	return strings.NewReplacer("%%", "%",
+		"%n", u.Name, "%N", bare,
+		"%p", prefix, "%P", unescape(prefix),
+		"%i", instance, "%I", unescape(instance),
+		"%j", final, "%J", unescape(final)).Replace(value)
+}
+
+// unescape undoes systemd-escape(1).
+func unescape(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '-':
+			b.WriteByte('/')
+		case s[i] == '\\' && i+3 < len(s) && s[i+1] == 'x' && isHex(s[i+2]) && isHex(s[i+3]):
+			b.WriteByte(unhex(s[i+2])<<4 | unhex(s[i+3]))
+			i += 3
+		default:
+			b.WriteByte(s[i])
+		}
+	}
+	return b.String()
+}
+
+func isHex(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
+}
+
+func unhex(c byte) byte {
+	switch {
+	case c <= '9':
+		return c - '0'
+	case c <= 'F':
+		return c - 'A' + 10
+	}
+	return c - 'a' + 10
+}

@@ -1,0 +1,256 @@
+package units
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/bootseal/bootseal/internal/root"
+)
+
+// searchPath is where the system manager looks for units, systemd.unit(5), the
+// most important folder first. The generators' own folders are missing: they
+// are being filled while a generator runs.
+var searchPath = []string{
+	"/etc/systemd/system.control",
+	"/run/systemd/system.control",
+	"/run/systemd/transient",
+	"/etc/systemd/system",
+	"/etc/systemd/system.attached",
+	"/run/systemd/system",
+	"/run/systemd/system.attached",
+	"/usr/local/lib/systemd/system",
+	"/usr/lib/systemd/system",
+	"/lib/systemd/system",
+}
+
+const (
+	service = ".service"
+	maxFile = 8 << 20 // bytes read of one unit file
+	// typeWideDropIns is the first systemd that reads service.d/.
+	typeWideDropIns = 244
+)
+
+// ErrNotFound says that no unit file of that name is installed.
+var ErrNotFound = errors.New("no such unit file")
+
+// ErrMasked says that the unit is masked: it cannot start.
+var ErrMasked = errors.New("the unit is masked")
+
+// ErrSyntax says that systemd would give up on a unit file.
+var ErrSyntax = errors.New("malformed section header or line over 1 MiB")
+
+// Tree is the unit files of a machine, listed once and read on demand.
+type Tree struct {
+	dir     root.Dir
+	version int
+	files   map[string]string // unit name: path of the file that is in force
+	alias   map[string]string // unit name: the unit that its file links to
+	folders map[string]bool   // paths of drop-in folders
+}
+
+// ReadTree lists the unit folders below dir, for a systemd of that version.
+func ReadTree(dir root.Dir, version int) (*Tree, error) {
+	t := &Tree{dir, version, map[string]string{}, map[string]string{}, map[string]bool{}}
+	for _, folder := range searchPath {
+		entries, err := dir.ReadDir(folder)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("listing unit files: %w", err)
+		}
+		for _, entry := range entries {
+			name := entry.Name()
+			switch {
+			case strings.HasSuffix(name, ".d"):
+				t.folders[folder+"/"+name] = true
+			case strings.HasSuffix(name, service) && t.files[name] == "":
+				t.files[name] = folder + "/" + name
+				if entry.Type()&fs.ModeSymlink != 0 {
+					t.readAlias(folder, name)
+				}
+			}
+		}
+	}
+	return t, nil
+}
+
+// readAlias notes where folder/name links to, if that is another unit. A link
+// that leads out of the search path is a linked unit file and keeps its name.
+func (t *Tree) readAlias(folder, name string) {
+	target, err := t.dir.Readlink(folder, name)
+	if err != nil {
+		return
+	}
+	if !path.IsAbs(target) {
+		target = path.Join(folder, target)
+	}
+	if unit := path.Base(target); unit != name && strings.HasSuffix(unit, service) && slices.Contains(searchPath, path.Dir(target)) {
+		t.alias[name] = unit
+	}
+}
+
+// id follows aliases from name to the unit that it means, an instance by way of
+// its template.
+func (t *Tree) id(name string) string {
+	for range len(t.alias) + 1 {
+		next, ok := t.alias[name]
+		if !ok && t.files[name] == "" {
+			if next, ok = t.alias[template(name)]; ok {
+				next = instantiate(next, name)
+			}
+		}
+		if !ok || next == name {
+			break
+		}
+		name = next
+	}
+	return name
+}
+
+// names lists id and every alias of it.
+func (t *Tree) names(id string) []string {
+	all := []string{id}
+	for alias := range t.alias {
+		if strings.Contains(id, "@") && strings.Contains(alias, "@"+service) {
+			alias = instantiate(alias, id)
+		}
+		if alias != id && t.id(alias) == id {
+			all = append(all, alias)
+		}
+	}
+	slices.Sort(all[1:])
+	return slices.Compact(all)
+}
+
+// template is the template that name is an instance of, or "".
+func template(name string) string {
+	prefix, rest, ok := strings.Cut(name, "@")
+	if !ok || rest == service {
+		return ""
+	}
+	return prefix + "@" + service
+}
+
+// instantiate gives the template the instance string of the unit like.
+func instantiate(template, like string) string {
+	prefix, rest, ok := strings.Cut(template, "@")
+	if _, instance, isInstance := strings.Cut(like, "@"); ok && isInstance && rest == service {
+		return prefix + "@" + instance
+	}
+	return template
+}
+
+// Unit is a service with all that its files set.
+type Unit struct {
+	Name     string   // without aliases
+	Fragment string   // path of the unit file
+	DropIns  []string // paths, in the order in which systemd applies them
+	settings []Setting
+}
+
+// Load reads the unit file of name and its drop-ins, systemd.unit(5). A template
+// can be loaded, too. It fails with ErrNotFound, ErrMasked, ErrSyntax, or as
+// reading the file failed.
+func (t *Tree) Load(name string) (*Unit, error) {
+	u := &Unit{Name: t.id(name)}
+	u.Fragment = t.files[u.Name]
+	if u.Fragment == "" {
+		u.Fragment = t.files[template(u.Name)]
+	}
+	if u.Fragment == "" {
+		return nil, fmt.Errorf("%s: %w", name, ErrNotFound)
+	}
+	if t.dir.IsNull(u.Fragment) {
+		return nil, fmt.Errorf("%s: %w", name, ErrMasked)
+	}
+	if err := t.read(u, u.Fragment); err != nil {
+		return nil, err
+	}
+	for _, file := range t.dropIns(u.Name) {
+		u.DropIns = append(u.DropIns, file)
+		// systemd applies what it understood of a malformed drop-in.
+		if err := t.read(u, file); err != nil && !errors.Is(err, ErrSyntax) {
+			return nil, err
+		}
+	}
+	return u, nil
+}
+
+func (t *Tree) read(u *Unit, file string) error {
+	text, err := t.dir.ReadFile(file, maxFile)
+	if err != nil {
+		return err
+	}
+	settings, ok := Parse(text, file)
+	u.settings = append(u.settings, settings...)
+	if !ok {
+		return fmt.Errorf("%s: %w", file, ErrSyntax)
+	}
+	return nil
+}
+
+// dropIns lists the paths of id's drop-ins in the order in which they apply:
+// that of their file names. Of one name, the file in the more important folder
+// counts; masked ones are left out.
+func (t *Tree) dropIns(id string) []string {
+	byName := map[string]string{}
+	add := func(folder string) {
+		if !t.folders[folder] {
+			return
+		}
+		entries, err := t.dir.ReadDir(folder)
+		if err != nil {
+			return
+		}
+		for _, entry := range entries {
+			name := entry.Name()
+			if strings.HasSuffix(name, ".conf") && name[0] != '.' && byName[name] == "" {
+				byName[name] = folder + "/" + name
+			}
+		}
+	}
+	for _, name := range t.names(id) {
+		for _, folder := range searchPath {
+			for _, variant := range variants(name) {
+				add(folder + "/" + variant + ".d")
+			}
+		}
+	}
+	if t.version >= typeWideDropIns {
+		for _, folder := range searchPath {
+			add(folder + "/service.d")
+		}
+	}
+	var files []string
+	for _, file := range byName {
+		if !t.dir.IsNull(file) {
+			files = append(files, file)
+		}
+	}
+	slices.SortFunc(files, func(a, b string) int { return strings.Compare(path.Base(a), path.Base(b)) })
+	return files
+}
+
+// variants lists the names whose drop-in folders a unit reads in each folder of
+// the search path: its own, its template's, and those cut off after each dash.
+func variants(name string) []string {
+	var all []string
+	for {
+		all = append(all, name)
+		if t := template(name); t != "" {
+			all = append(all, t)
+		}
+		prefix, instance, isInstance := strings.Cut(strings.TrimSuffix(name, service), "@")
+		i := strings.LastIndexByte(strings.TrimSuffix(prefix, "-"), '-')
+		if i < 0 {
+			return all
+		}
+		name = prefix[:i+1]
+		if isInstance {
+			name += "@" + instance
+		}
+		name += service
+	}
+}
