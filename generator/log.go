@@ -1,0 +1,59 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Levels of syslog(3).
+const (
+	levelError  = 3
+	levelNotice = 5
+)
+
+const facilityDaemon = 3 << 3
+
+// maxRecord is the most that the kernel log takes in one write, in bytes.
+const maxRecord = 1000
+
+// logger writes to the kernel log when systemd runs the generator, whose
+// standard error is /dev/null then, and otherwise to standard error.
+type logger struct {
+	file   *os.File
+	kernel bool
+}
+
+func newLog() *logger {
+	null := unix.Mkdev(1, 3)
+	var st unix.Stat_t
+	if unix.Fstat(int(os.Stderr.Fd()), &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != null {
+		return &logger{file: os.Stderr}
+	}
+	f, err := os.OpenFile("/dev/kmsg", os.O_WRONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return &logger{file: os.Stderr}
+	}
+	return &logger{file: f, kernel: true}
+}
+
+// print writes one record. What does not fit into it is cut off.
+func (l *logger) print(level int, text string) {
+	record := fmt.Sprintf("bootseal-generator: %s", text)
+	if l.kernel {
+		record = fmt.Sprintf("<%d>bootseal-generator[%d]: %s", facilityDaemon|level, os.Getpid(), text)
+	}
+	record = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, record)
+	if len(record) > maxRecord {
+		record = strings.ToValidUTF8(record[:maxRecord], "") + " …"
+	}
+	// Where even the log cannot be written there is nobody left to tell.
+	_, _ = l.file.WriteString(record + "\n")
+}
