@@ -282,7 +282,8 @@ func socketError(err error) error {
 	return err
 }
 
-func timeFor(command []byte) time.Duration {
+// timeFor is a variable for the tests, which do not wait that long.
+var timeFor = func(command []byte) time.Duration {
 	const createPrimary, create = 0x131, 0x153
 	if len(command) >= headerSize {
 		switch binary.BigEndian.Uint32(command[6:]) {

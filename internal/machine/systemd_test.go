@@ -1,0 +1,227 @@
+package machine
+
+import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/bootseal/bootseal/internal/root"
+)
+
+// program returns an ELF file that needs the libraries, looks for them in
+// runpath, and has rodata among its constants.
+func program(machine elf.Machine, runpath, rodata string, libraries ...string) []byte {
+	dynstr := []byte{0}
+	var dynamic []elf.Dyn64
+	add := func(tag elf.DynTag, text string) {
+		dynamic = append(dynamic, elf.Dyn64{Tag: int64(tag), Val: uint64(len(dynstr))})
+		dynstr = append(dynstr, text+"\x00"...)
+	}
+	for _, library := range libraries {
+		add(elf.DT_NEEDED, library)
+	}
+	add(elf.DT_RUNPATH, runpath)
+	dynamic = append(dynamic, elf.Dyn64{})
+
+	const names = "\x00.dynamic\x00.dynstr\x00.rodata\x00.shstrtab\x00"
+	header := elf.Header64{
+		Type: uint16(elf.ET_DYN), Machine: uint16(machine), Version: uint32(elf.EV_CURRENT),
+		Ehsize: 64, Shentsize: 64, Shnum: 5, Shstrndx: 4,
+	}
+	copy(header.Ident[:], elf.ELFMAG+string([]byte{byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)}))
+	var body bytes.Buffer
+	section := func(name string, kind elf.SectionType, link, entry int, content any) elf.Section64 {
+		s := elf.Section64{
+			Name: uint32(strings.Index(names, name)), Type: uint32(kind), Link: uint32(link), Entsize: uint64(entry),
+			Off: uint64(64 + body.Len()), Addralign: 1,
+		}
+		if err := binary.Write(&body, binary.LittleEndian, content); err != nil {
+			panic(err)
+		}
+		s.Size = uint64(64 + body.Len() - int(s.Off))
+		return s
+	}
+	sections := []elf.Section64{
+		{},
+		section(".dynamic", elf.SHT_DYNAMIC, 2, 16, dynamic),
+		section(".dynstr", elf.SHT_STRTAB, 0, 0, dynstr),
+		section(".rodata", elf.SHT_PROGBITS, 0, 0, []byte(rodata)),
+		section(".shstrtab", elf.SHT_STRTAB, 0, 0, []byte(names)),
+	}
+	header.Shoff = uint64(64 + body.Len())
+	var out bytes.Buffer
+	binary.Write(&out, binary.LittleEndian, header)
+	out.Write(body.Bytes())
+	binary.Write(&out, binary.LittleEndian, sections)
+	return out.Bytes()
+}
+
+// tree makes a machine of the files, named by their absolute paths there; the
+// content of a symbolic link begins with "-> ".
+func tree(t *testing.T, files map[string]string) root.Dir {
+	t.Helper()
+	dir := t.TempDir()
+	for name, content := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if target, ok := strings.CutPrefix(content, "-> "); ok {
+			err = os.Symlink(target, path)
+		} else {
+			err = os.WriteFile(path, []byte(content), 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root.Dir(dir)
+}
+
+func systemd(library string) string {
+	return string(program(elf.EM_X86_64, "/usr/lib/systemd", "", "libseccomp.so.2", library, "libc.so.6"))
+}
+
+func TestVersion(t *testing.T) {
+	for library, want := range map[string]int{
+		"libsystemd-shared-239.so":                239,
+		"libsystemd-shared-247.so":                247,
+		"libsystemd-shared-252.so":                252,
+		"libsystemd-shared-257.13-1~deb13u1.so":   257,
+		"libsystemd-shared-262~rc1.so":            262,
+		"libsystemd-shared-255.4-1ubuntu8.fc.so":  255,
+		"libsystemd-shared-1000.so":               1000,
+		"libsystemd-shared-250.14-1.el9_4.1.so":   250,
+		"libsystemd-shared-249.11-0ubuntu3.12.so": 249,
+	} {
+		got, err := Version(tree(t, map[string]string{"/proc/1/exe": systemd(library)}))
+		if got != want || err != nil {
+			t.Errorf("%s: %d, %v; want %d", library, got, err, want)
+		}
+	}
+}
+
+func TestVersionPlaces(t *testing.T) {
+	v247, v257 := systemd("libsystemd-shared-247.so"), systemd("libsystemd-shared-257.so")
+	for name, c := range map[string]struct {
+		files map[string]string
+		want  int
+		err   error
+	}{
+		"what runs, not what is installed": {map[string]string{"/proc/1/exe": v247, "/usr/lib/systemd/systemd": v257}, 247, nil},
+		"an image":                         {map[string]string{"/usr/lib/systemd/systemd": v257}, 257, nil},
+		"an image before the /usr merge":   {map[string]string{"/lib/systemd/systemd": v247}, 247, nil},
+		"a link inside the tree":           {map[string]string{"/proc/1/exe": "-> /opt/systemd", "/opt/systemd": v257}, 257, nil},
+		"a link out of the tree":           {map[string]string{"/proc/1/exe": "-> ../../../../../../../../../bin/true"}, 0, fs.ErrNotExist},
+		"nothing":                          {nil, 0, fs.ErrNotExist},
+		"another init":                     {map[string]string{"/proc/1/exe": systemd("libz.so.1"), "/usr/lib/systemd/systemd": v257}, 0, ErrNotSystemd},
+	} {
+		got, err := Version(tree(t, c.files))
+		if got != c.want || !errors.Is(err, c.err) {
+			t.Errorf("%s: %d, %v; want %d, %v", name, got, err, c.want, c.err)
+		}
+	}
+}
+
+func TestVersionRefuses(t *testing.T) {
+	good := systemd("libsystemd-shared-257.so")
+	for name, content := range map[string]string{
+		"empty":         "",
+		"a script":      "#!/bin/sh\n",
+		"cut":           good[:len(good)/2],
+		"no number":     systemd("libsystemd-shared-.so"),
+		"huge number":   systemd("libsystemd-shared-99999999999999999999.so"),
+		"only a header": good[:64],
+	} {
+		if got, err := Version(tree(t, map[string]string{"/proc/1/exe": content})); err == nil {
+			t.Errorf("%s: %d, want an error", name, got)
+		}
+	}
+	dir := tree(t, map[string]string{"/proc/1/exe/file": ""})
+	if got, err := Version(dir); !errors.Is(err, root.ErrNotRegular) {
+		t.Errorf("a folder: %d, %v, want ErrNotRegular", got, err)
+	}
+}
+
+func TestBuiltWithTPM2(t *testing.T) {
+	const lib = "libsystemd-shared-257.so"
+	exe := systemd(lib)
+	with := string(program(elf.EM_X86_64, "", "x\x00+PAM +TPM2 +BZIP2\x00"))
+	without := string(program(elf.EM_X86_64, "", "x\x00+PAM -TPM2 +BZIP2\x00"))
+	for name, c := range map[string]struct {
+		files map[string]string
+		want  bool
+	}{
+		"with":                  {map[string]string{"/usr/lib/systemd/" + lib: with}, true},
+		"without":               {map[string]string{"/usr/lib/systemd/" + lib: without}, false},
+		"before the /usr merge": {map[string]string{"/lib/systemd/" + lib: with}, true},
+		"before 248":            {map[string]string{"/usr/lib/systemd/" + lib: exe}, false},
+	} {
+		c.files["/proc/1/exe"] = exe
+		got, err := BuiltWithTPM2(tree(t, c.files))
+		if got != c.want || err != nil {
+			t.Errorf("%s: %v, %v; want %v", name, got, err, c.want)
+		}
+	}
+	if got, err := BuiltWithTPM2(tree(t, map[string]string{"/proc/1/exe": exe})); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("library missing: %v, %v; want fs.ErrNotExist", got, err)
+	}
+}
+
+// The systemd that is installed here must agree with what it says of itself.
+func TestInstalledSystemd(t *testing.T) {
+	out, err := exec.Command("systemd-creds", "--version").Output()
+	if err != nil {
+		t.Fatalf("%v (Debian: apt-get install systemd)", err)
+	}
+	var want int
+	if _, err := fmt.Sscanf(string(out), "systemd %d ", &want); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	// Its files without the machine's /proc, where PID 1 may be another program.
+	files := map[string]string{}
+	for _, pattern := range []string{
+		"/usr/lib/systemd/systemd", "/usr/lib/systemd/libsystemd-shared-*", "/usr/lib/*/systemd/libsystemd-shared-*", "/usr/lib/*/libtss2-*.so.0",
+	} {
+		names, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			data, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			files[name] = string(data)
+		}
+	}
+	dir := tree(t, files)
+	if got, err := Version(dir); got != want || err != nil {
+		t.Errorf("Version: %d, %v; want %d", got, err, want)
+	}
+	if got, err := BuiltWithTPM2(dir); got != strings.Contains(string(out), "+TPM2") || err != nil {
+		t.Errorf("BuiltWithTPM2: %v, %v; systemd says:\n%s", got, err, out)
+	}
+	missing, err := TPM2Libraries(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, library := range TPM2LibraryNames {
+		packaged, err := filepath.Glob("/usr/lib/*/" + library)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if isMissing := strings.Contains(strings.Join(missing, " "), library); isMissing == (len(packaged) > 0) {
+			t.Errorf("%s: missing %v, but in /usr/lib: %q", library, isMissing, packaged)
+		}
+	}
+}
