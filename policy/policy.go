@@ -129,7 +129,7 @@ func Find(dir root.Dir) ([]File, []error) {
 			if !ok || strings.HasPrefix(unit, ".") || entry.IsDir() {
 				continue
 			}
-			if err := checkUnitName(unit); err != nil {
+			if err := CheckUnit(unit); err != nil {
 				errs = append(errs, &Error{Path: path, Err: err})
 				continue
 			}
@@ -150,7 +150,7 @@ func Find(dir root.Dir) ([]File, []error) {
 // instance that has none its template's. It fails with ErrNoPolicy where there
 // is none or it is masked.
 func ForUnit(dir root.Dir, unit string) (*Policy, error) {
-	if err := checkUnitName(unit); err != nil {
+	if err := CheckUnit(unit); err != nil {
 		return nil, err
 	}
 	files, errs := Find(dir)
@@ -203,8 +203,8 @@ func Load(dir root.Dir, file File) (*Policy, error) {
 	return p, nil
 }
 
-// checkUnitName accepts the service names of systemd.unit(5).
-func checkUnitName(name string) error {
+// CheckUnit accepts the names of services, systemd.unit(5).
+func CheckUnit(name string) error {
 	const most = 255
 	switch {
 	case !strings.HasSuffix(name, ".service"):

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// store is where the plaintext of units lies, each below a folder named after
+// the unit, on a ramfs of its own. Only root can enter it; the unit reaches its
+// folder by a bind mount in its mount namespace.
+const store = "/run/bootseal"
+
+const ramfsFlags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+
+// secretFile is a file of plaintext; data is the caller's to wipe.
+type secretFile struct {
+	name string
+	data []byte
+}
+
+// inHost runs do in the mount namespace of PID 1. A command of a unit, with full
+// privileges or not, has one of its own, which ends with the command.
+func inHost(do func() error) error {
+	result := make(chan error)
+	go func() {
+		// Never unlocked: the thread is of no more use to the others.
+		runtime.LockOSThread()
+		err := enterHost()
+		if err == nil {
+			err = do()
+		}
+		result <- err
+	}()
+	return <-result
+}
+
+func enterHost() error {
+	ns, err := os.Open("/proc/1/ns/mnt")
+	if err != nil {
+		return fmt.Errorf("entering the host's mount namespace: %w", err)
+	}
+	defer ns.Close()
+	if err = unix.Unshare(unix.CLONE_FS); err == nil {
+		err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS)
+	}
+	if err != nil {
+		return fmt.Errorf("entering the host's mount namespace: %w; the hook needs the \"+\" prefix, as in ExecStartPre=+%s", err, os.Args[0])
+	}
+	return nil
+}
+
+// place puts files on a fresh ramfs in the unit's folder, owned by uid and read
+// only. On failure nothing is left there.
+func place(unit string, uid int, files []secretFile) error {
+	if err := openStore(); err != nil {
+		return err
+	}
+	if err := remove(unit); err != nil {
+		return err
+	}
+	folder := filepath.Join(store, unit)
+	err := os.Mkdir(folder, 0o700)
+	if err == nil {
+		err = mountRamfs(folder)
+	}
+	if err == nil {
+		err = fill(folder, uid, files)
+	}
+	if err == nil {
+		err = unix.Mount("", folder, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|ramfsFlags, "")
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("placing the credentials in %s: %w", folder, err), remove(unit))
+	}
+	return nil
+}
+
+// openStore makes the store. systemd may have made it first, as a mount point
+// with mode 0755.
+func openStore() error {
+	if err := os.Mkdir(store, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	dir, err := os.OpenFile(store, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return fmt.Errorf("%s: %w", store, err)
+	}
+	if st.Uid != 0 {
+		return fmt.Errorf("%s belongs to user %d; expected root", store, st.Uid)
+	}
+	return dir.Chmod(0o700)
+}
+
+func mountRamfs(folder string) error {
+	err := unix.Mount("ramfs", folder, "ramfs", ramfsFlags|unix.MS_NOSYMFOLLOW, "mode=0700")
+	if errors.Is(err, unix.EINVAL) { // before Linux 5.10
+		err = unix.Mount("ramfs", folder, "ramfs", ramfsFlags, "mode=0700")
+	}
+	return err
+}
+
+// fill writes the files with the modes that credentials have on systemd 247.
+func fill(folder string, uid int, files []secretFile) error {
+	dir, err := os.OpenRoot(folder)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	for _, file := range files {
+		f, err := dir.OpenFile(file.name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		n, err := f.Write(file.data)
+		if err == nil && n < len(file.data) {
+			err = io.ErrShortWrite
+		}
+		if err == nil {
+			err = f.Chown(uid, 0)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	self, err := dir.Open(".")
+	if err != nil {
+		return err
+	}
+	defer self.Close()
+	if err := self.Chmod(0o500); err != nil {
+		return err
+	}
+	return self.Chown(uid, 0)
+}
+
+// remove takes away the unit's folder with everything mounted on it. It is no
+// error if there is none.
+func remove(unit string) error {
+	folder := filepath.Join(store, unit)
+	for {
+		err := unix.Unmount(folder, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("unmounting %s: %w", folder, err)
+		}
+	}
+	if err := os.Remove(folder); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing the mount point: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/machine"
+	"github.com/bootseal/bootseal/internal/root"
+	"github.com/bootseal/bootseal/internal/tpm"
+)
+
+var (
+	// errNoBlob says that the sealed credential is not where it should be.
+	errNoBlob = errors.New("no sealed credential there")
+	// errNullKey says that a null credential was met and is not accepted here.
+	errNullKey = errors.New("sealed with the null key, which everybody can do")
+)
+
+// sealed is a credential file that has been read, not yet opened.
+type sealed struct {
+	file string // for messages
+	name string // that it must be for; "" for any
+	blob *credential.Blob
+}
+
+// readSealed reads and parses a credential file.
+func readSealed(file, name string) (*sealed, error) {
+	text, err := root.Dir("/").ReadFile(file, credential.MaxText)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", file, errNoBlob)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return parseSealed(text, file, name)
+}
+
+func parseSealed(text []byte, file, name string) (*sealed, error) {
+	data, err := credential.DecodeText(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	blob, err := credential.Parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return &sealed{file, name, blob}, nil
+}
+
+// opening is how credentials are opened.
+type opening struct {
+	device    string    // as --tpm2-device= has it
+	allowNull bool      // even where Secure Boot is on
+	now       time.Time // when they must not have expired
+}
+
+// open opens all credentials or none, with one connection to the TPM and one
+// reading of the host key. The caller wipes what it gets.
+func (o opening) open(all []*sealed) ([]*credential.Plaintext, error) {
+	var keys credential.Keys
+	blobs := make([]*credential.Blob, len(all))
+	needsTPM2 := false
+	for i, s := range all {
+		blobs[i] = s.blob
+		needsTPM2 = needsTPM2 || s.blob.Type.NeedsTPM2()
+		if err := o.acceptNull(s); err != nil {
+			return nil, err
+		}
+		if s.blob.Type.NeedsHost() && keys.Host == nil {
+			host, err := hostKey()
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", s.file, err)
+			}
+			keys.Host = host
+			defer clear(host)
+		}
+	}
+	secrets := make([][]byte, len(all))
+	if needsTPM2 {
+		t, err := machine.OpenTPM(o.device)
+		if err != nil {
+			return nil, err
+		}
+		defer t.Close()
+		secrets, err = tpm.UnsealAll(tpm.Retry(t), blobs, nil)
+		if err != nil {
+			var at *tpm.BlobError
+			if errors.As(err, &at) {
+				return nil, fmt.Errorf("%s: %w", all[at.Index].file, at.Err)
+			}
+			return nil, err
+		}
+		defer tpm.Wipe(secrets)
+	}
+	opened := make([]*credential.Plaintext, 0, len(all))
+	for i, s := range all {
+		keys.TPM2 = secrets[i]
+		p, err := s.blob.Open(keys)
+		if err == nil {
+			opened = append(opened, p)
+			err = p.Check(s.name, uint64(o.now.UnixMicro()))
+		}
+		if err != nil {
+			wipe(opened)
+			return nil, fmt.Errorf("%s: %w", s.file, err)
+		}
+	}
+	return opened, nil
+}
+
+// acceptNull refuses null credentials where Secure Boot and a TPM could have
+// protected them, as systemd-creds(1) does.
+func (o opening) acceptNull(s *sealed) error {
+	if s.blob.Type != credential.TypeNull || o.allowNull {
+		return nil
+	}
+	secure, err := machine.SecureBoot("/")
+	if err != nil {
+		return err
+	}
+	if secure && machine.FirmwareTPM2("/") {
+		return fmt.Errorf("%s: %w", s.file, errNullKey)
+	}
+	return nil
+}
+
+func hostKey() ([]byte, error) {
+	path, err := machine.HostKeyPath()
+	if err != nil {
+		return nil, err
+	}
+	id, err := machine.ID("/")
+	if err != nil {
+		return nil, err
+	}
+	return machine.ReadHostKey(path, id)
+}
+
+func wipe(all []*credential.Plaintext) {
+	for _, p := range all {
+		p.Wipe()
+	}
+}
