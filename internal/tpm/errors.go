@@ -3,27 +3,29 @@ package tpm
 import (
 	"errors"
 	"fmt"
+
+	"github.com/google/go-tpm/tpm2"
 )
 
-// One error per cause; whatever fails wraps exactly one of them. A TPM's
-// response code, where there is one, can be had with errors.As(err, *tpm2.TPMRC).
+// One error per cause; whatever fails for a reason of the TPM's wraps one of
+// them. errors.As with a *tpm2.TPMRC gives the response code, where there is one.
 var (
-	ErrLockout        = errors.New("TPM is in dictionary-attack lockout")
-	ErrOwnerAuth      = errors.New("owner hierarchy of the TPM has a password")
-	ErrForeignKey     = errors.New("secret was sealed by another TPM, before this one was cleared, or is damaged")
-	ErrPolicyMismatch = errors.New("TPM policy does not match")
-	ErrBusy           = errors.New("TPM stays busy")
-	ErrNoSRK          = errors.New("TPM has no storage root key")
-	ErrBadReply       = errors.New("TPM sent an invalid reply")
-	ErrTransport      = errors.New("cannot talk to the TPM")
-	ErrTPM            = errors.New("TPM refused a command")
-	ErrBank           = errors.New("no usable PCR bank")
+	ErrLockout        = errors.New("the TPM is in dictionary-attack lockout")
+	ErrOwnerAuth      = errors.New("the owner hierarchy of the TPM has a password")
+	ErrForeignKey     = errors.New("the secret was sealed by another TPM or before this one was cleared, or it is damaged")
+	ErrPolicyMismatch = errors.New("the TPM policy is not met")
+	ErrBusy           = errors.New("the TPM stays busy")
+	ErrNoSRK          = errors.New("the TPM has no storage root key")
+	ErrBadReply       = errors.New("the TPM sent an invalid reply")
+	ErrTransport      = errors.New("the TPM cannot be reached")
+	ErrTPM            = errors.New("the TPM refused a command")
+	ErrBank           = errors.New("no PCR bank can be used")
 	ErrTPMBlob        = errors.New("invalid TPM blob")
 	ErrPublicKey      = errors.New("invalid public key")
 	ErrSignatureFile  = errors.New("invalid PCR signature file")
-	ErrNoSignatures   = errors.New("no PCR signature file")
-	ErrNoSignature    = errors.New("no PCR signature matches")
-	ErrSignature      = errors.New("PCR signature is not valid")
+	ErrNoSignatures   = errors.New("there is no PCR signature file")
+	ErrNoSignature    = errors.New("no PCR signature is for this key and these PCR values")
+	ErrSignature      = errors.New("the PCR signature is not valid")
 )
 
 // BlobError says which of the blobs given to [UnsealAll] failed.
@@ -35,13 +37,109 @@ type BlobError struct {
 func (e *BlobError) Error() string { return fmt.Sprintf("credential %d: %v", e.Index+1, e.Err) }
 func (e *BlobError) Unwrap() error { return e.Err }
 
-// PolicyError is the detail of an [ErrPolicyMismatch].
+// PolicyError is what is known about an [ErrPolicyMismatch].
 type PolicyError struct {
 	PCRs   []int  // literal PCRs the secret is bound to
-	Bank   uint16 // a TPM_ALG_ID
-	Absent []int  // those of them that the bank does not have on this TPM
+	Bank   uint16 // their bank, a TPM_ALG_ID
+	Absent []int  // those that this TPM does not have in that bank
 	Reason string
 }
 
-func (e *PolicyError) Error() string { return e.Reason }
+func (e *PolicyError) Error() string { return fmt.Sprintf("%v: %s", ErrPolicyMismatch, e.Reason) }
 func (e *PolicyError) Unwrap() error { return ErrPolicyMismatch }
+
+// Response codes (TCG TPM 2.0 part 2, section 6.6). Those of format 1 name the
+// handle (0x000), parameter (0x040) or session (0x800) they are about in bits 8
+// to 11.
+const (
+	rcLockout       = tpm2.TPMRC(0x921)
+	rcRetry         = tpm2.TPMRC(0x922)
+	rcYielded       = tpm2.TPMRC(0x908)
+	rcTesting       = tpm2.TPMRC(0x90A)
+	rcPCRChanged    = tpm2.TPMRC(0x128)
+	rcBadAuth1      = tpm2.TPMRC(0x9A2) // TPM_RC_BAD_AUTH, session 1
+	rcAuthFail1     = tpm2.TPMRC(0x98E) // TPM_RC_AUTH_FAIL, session 1
+	rcPolicyFail1   = tpm2.TPMRC(0x99D) // TPM_RC_POLICY_FAIL, session 1
+	rcIntegrity1    = tpm2.TPMRC(0x1DF) // TPM_RC_INTEGRITY, parameter 1
+	rcSize1         = tpm2.TPMRC(0x1D5) // TPM_RC_SIZE, parameter 1
+	rcHandle1       = tpm2.TPMRC(0x18B) // TPM_RC_HANDLE, handle 1
+	rcSignature2    = tpm2.TPMRC(0x2DB) // TPM_RC_SIGNATURE, parameter 2
+	rcFormat1       = tpm2.TPMRC(0x080)
+	rcFormat1Param  = tpm2.TPMRC(0x040)
+	rcFormat1Number = tpm2.TPMRC(0xF00)
+)
+
+// causes is what a response code means to each command; what is not here is
+// ErrTPM.
+var causes = map[tpm2.TPMCC]map[tpm2.TPMRC]error{
+	tpm2.TPMCCCreatePrimary:   {rcBadAuth1: ErrOwnerAuth, rcAuthFail1: ErrOwnerAuth},
+	tpm2.TPMCCEvictControl:    {rcBadAuth1: ErrOwnerAuth, rcAuthFail1: ErrOwnerAuth},
+	tpm2.TPMCCLoad:            {rcIntegrity1: ErrForeignKey, rcSize1: ErrForeignKey, rcHandle1: ErrNoSRK},
+	tpm2.TPMCCReadPublic:      {rcHandle1: ErrNoSRK},
+	tpm2.TPMCCUnseal:          {rcPolicyFail1: ErrPolicyMismatch},
+	tpm2.TPMCCVerifySignature: {rcSignature2: ErrSignature},
+}
+
+// classify names the cause of an error of go-tpm's Execute.
+func classify(cc tpm2.TPMCC, err error) error {
+	var rc tpm2.TPMRC
+	cause := ErrBadReply
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ErrTransport), errors.Is(err, ErrBusy), errors.Is(err, ErrBadReply):
+		return fmt.Errorf("%s: %w", commandName(cc), err)
+	case !errors.As(err, &rc):
+	case rc == rcLockout:
+		cause = ErrLockout
+	case causes[cc][rc] != nil:
+		cause = causes[cc][rc]
+	default:
+		cause = ErrTPM
+	}
+	return fmt.Errorf("%w: %s: %w", cause, commandName(cc), err)
+}
+
+func commandName(cc tpm2.TPMCC) string {
+	switch cc {
+	case tpm2.TPMCCCreatePrimary:
+		return "TPM2_CreatePrimary"
+	case tpm2.TPMCCCreate:
+		return "TPM2_Create"
+	case tpm2.TPMCCLoad:
+		return "TPM2_Load"
+	case tpm2.TPMCCLoadExternal:
+		return "TPM2_LoadExternal"
+	case tpm2.TPMCCStartAuthSession:
+		return "TPM2_StartAuthSession"
+	case tpm2.TPMCCPolicyPCR:
+		return "TPM2_PolicyPCR"
+	case tpm2.TPMCCPolicyGetDigest:
+		return "TPM2_PolicyGetDigest"
+	case tpm2.TPMCCPolicyAuthorize:
+		return "TPM2_PolicyAuthorize"
+	case tpm2.TPMCCPolicyRestart:
+		return "TPM2_PolicyRestart"
+	case tpm2.TPMCCVerifySignature:
+		return "TPM2_VerifySignature"
+	case tpm2.TPMCCUnseal:
+		return "TPM2_Unseal"
+	case tpm2.TPMCCFlushContext:
+		return "TPM2_FlushContext"
+	case tpm2.TPMCCPCRRead:
+		return "TPM2_PCR_Read"
+	case tpm2.TPMCCGetCapability:
+		return "TPM2_GetCapability"
+	case tpm2.TPMCCReadPublic:
+		return "TPM2_ReadPublic"
+	case tpm2.TPMCCEvictControl:
+		return "TPM2_EvictControl"
+	}
+	return fmt.Sprintf("command 0x%x", uint32(cc))
+}
+
+func responseCode(err error) tpm2.TPMRC {
+	var rc tpm2.TPMRC
+	errors.As(err, &rc)
+	return rc
+}
