@@ -56,7 +56,7 @@ func generate(dir root.Dir, normal string, log *logger) bool {
 		}
 		switch {
 		case errors.Is(p.Err, units.ErrMasked), errors.Is(p.Err, units.ErrNotFound):
-			log.print(levelNotice, fmt.Sprintf("%s: %v", file.Path, p.Err))
+			log.print(levelNotice, p.Err.Error())
 		case p.Err != nil:
 			log.print(levelError, fmt.Sprintf("blocking %s: %v", file.Unit, p.Err))
 			ok = false

@@ -44,7 +44,7 @@ type Planner struct {
 func NewPlanner(dir root.Dir) (*Planner, error) {
 	version, err := machine.Version(dir)
 	if err != nil {
-		return nil, fmt.Errorf("finding the version of systemd: %w", err)
+		return nil, err
 	}
 	tree, err := ReadTree(dir, version)
 	if err != nil {
@@ -68,9 +68,11 @@ func (pl *Planner) Plan(file policy.File) Plan {
 	u, err := pl.tree.Load(file.Unit)
 	switch {
 	case errors.Is(err, ErrMasked):
-		return Plan{Err: err}
+		return Plan{Err: fmt.Errorf("%s: %w", p.Path, err)}
+	case err == nil && u.Name != file.Unit:
+		return blocked(file, u, p, fmt.Errorf("%s: %s is an alias of %s; name the policy after that", p.Path, file.Unit, u.Name))
 	case err != nil:
-		return blocked(file, nil, p, fmt.Errorf("%s: reading the unit: %w", p.Path, err))
+		return blocked(file, nil, p, fmt.Errorf("%s: %w", p.Path, err))
 	}
 	delivery, text, err := pl.apply(p, u)
 	if err != nil {
@@ -121,10 +123,13 @@ func (pl *Planner) delivery(p *policy.Policy) (policy.Delivery, error) {
 		if err == nil {
 			err = strongEnough(blob, p.Seal)
 		}
-		if err == nil && fits == policy.Native {
-			err = pl.opens(blob)
-		}
 		if err != nil {
+			return "", fmt.Errorf(`credential %s, %s: %w; seal it again with "bootseal encrypt --unit=%s %s"`, c.Name, c.Source, err, p.Unit, c.Name)
+		}
+		if fits != policy.Native {
+			continue
+		}
+		if err := pl.opens(blob); err != nil {
 			return "", fmt.Errorf("credential %s, %s: %w", c.Name, c.Source, err)
 		}
 	}
@@ -155,10 +160,10 @@ func strongEnough(blob *credential.Blob, seal policy.Seal) error {
 		host, tpm2 = true, true
 	}
 	if blob.Type == credential.TypeNull && seal.Key != policy.KeyNull {
-		return fmt.Errorf(`it is sealed with the null key, which protects nothing; seal it again with "bootseal encrypt --unit=", or allow it by [seal] key = "null"`)
+		return fmt.Errorf(`it is sealed with the null key, which protects nothing and has to be allowed by [seal] key = "null"`)
 	}
 	if host && !blob.Type.NeedsHost() || tpm2 && !blob.Type.NeedsTPM2() {
-		return fmt.Errorf(`it is sealed with %q, weaker than the %q of [seal]; seal it again with "bootseal encrypt --unit="`, blob.Type, seal.Key)
+		return fmt.Errorf(`it is sealed with %q, weaker than the %q of [seal]`, blob.Type, seal.Key)
 	}
 	if len(seal.PCRs) == 0 {
 		return nil
@@ -169,7 +174,7 @@ func strongEnough(blob *credential.Blob, seal policy.Seal) error {
 	}
 	for _, pcr := range seal.PCRs {
 		if !slices.Contains(bound, pcr) {
-			return fmt.Errorf(`it is bound to %s, but [seal] demands %s; seal it again with "bootseal encrypt --unit="`, pcrs(bound), pcrs(seal.PCRs))
+			return fmt.Errorf(`it is bound to %s, but [seal] demands %s`, pcrs(bound), pcrs(seal.PCRs))
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"errors"
+	"github.com/bootseal/bootseal/internal/machine/machinetest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,7 +41,7 @@ func TestSupport(t *testing.T) {
 	exe := systemd("libsystemd-shared-257.so")
 	base := map[string]string{
 		"/proc/1/exe": exe,
-		"/usr/lib/systemd/libsystemd-shared-257.so": string(program(62, "", " +TPM2 ")),
+		"/usr/lib/systemd/libsystemd-shared-257.so": string(machinetest.Program(62, "", " +TPM2 ")),
 		"/usr/lib/libtss2-esys.so.0":                exe,
 		"/usr/lib/libtss2-rc.so.0":                  exe,
 		"/usr/lib/libtss2-mu.so.0":                  exe,

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"debug/elf"
+	"github.com/bootseal/bootseal/internal/machine/machinetest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,8 +13,8 @@ import (
 
 func TestTPM2Libraries(t *testing.T) {
 	exe := systemd("libsystemd-shared-257.so")
-	lib := string(program(elf.EM_X86_64, "", ""))
-	foreign := string(program(elf.EM_386, "", ""))
+	lib := string(machinetest.Program(elf.EM_X86_64, "", ""))
+	foreign := string(machinetest.Program(elf.EM_386, "", ""))
 	const esys, mu, rc = "libtss2-esys.so.0", "libtss2-mu.so.0", "libtss2-rc.so.0"
 	for name, c := range map[string]struct {
 		files   map[string]string
@@ -53,7 +54,7 @@ func TestTPM2LibrariesCache(t *testing.T) {
 	file.Close()
 	for _, format := range []string{"new", "compat", "old"} {
 		dir := tree(t, map[string]string{
-			"/proc/1/exe":                  string(program(file.Machine, "", "", "libsystemd-shared-257.so")),
+			"/proc/1/exe":                  string(machinetest.Program(file.Machine, "", "", "libsystemd-shared-257.so")),
 			"/etc/ld.so.conf":              "/opt/tpm/lib\n",
 			"/opt/tpm/lib/libtss2-mu.so.0": string(lib),
 		})

@@ -1,9 +1,7 @@
 package machine
 
 import (
-	"bytes"
 	"debug/elf"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,56 +11,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/bootseal/bootseal/internal/machine/machinetest"
 	"github.com/bootseal/bootseal/internal/root"
 )
-
-// program returns an ELF file that needs the libraries, looks for them in
-// runpath, and has rodata among its constants.
-func program(machine elf.Machine, runpath, rodata string, libraries ...string) []byte {
-	dynstr := []byte{0}
-	var dynamic []elf.Dyn64
-	add := func(tag elf.DynTag, text string) {
-		dynamic = append(dynamic, elf.Dyn64{Tag: int64(tag), Val: uint64(len(dynstr))})
-		dynstr = append(dynstr, text+"\x00"...)
-	}
-	for _, library := range libraries {
-		add(elf.DT_NEEDED, library)
-	}
-	add(elf.DT_RUNPATH, runpath)
-	dynamic = append(dynamic, elf.Dyn64{})
-
-	const names = "\x00.dynamic\x00.dynstr\x00.rodata\x00.shstrtab\x00"
-	header := elf.Header64{
-		Type: uint16(elf.ET_DYN), Machine: uint16(machine), Version: uint32(elf.EV_CURRENT),
-		Ehsize: 64, Shentsize: 64, Shnum: 5, Shstrndx: 4,
-	}
-	copy(header.Ident[:], elf.ELFMAG+string([]byte{byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)}))
-	var body bytes.Buffer
-	section := func(name string, kind elf.SectionType, link, entry int, content any) elf.Section64 {
-		s := elf.Section64{
-			Name: uint32(strings.Index(names, name)), Type: uint32(kind), Link: uint32(link), Entsize: uint64(entry),
-			Off: uint64(64 + body.Len()), Addralign: 1,
-		}
-		if err := binary.Write(&body, binary.LittleEndian, content); err != nil {
-			panic(err)
-		}
-		s.Size = uint64(64 + body.Len() - int(s.Off))
-		return s
-	}
-	sections := []elf.Section64{
-		{},
-		section(".dynamic", elf.SHT_DYNAMIC, 2, 16, dynamic),
-		section(".dynstr", elf.SHT_STRTAB, 0, 0, dynstr),
-		section(".rodata", elf.SHT_PROGBITS, 0, 0, []byte(rodata)),
-		section(".shstrtab", elf.SHT_STRTAB, 0, 0, []byte(names)),
-	}
-	header.Shoff = uint64(64 + body.Len())
-	var out bytes.Buffer
-	binary.Write(&out, binary.LittleEndian, header)
-	out.Write(body.Bytes())
-	binary.Write(&out, binary.LittleEndian, sections)
-	return out.Bytes()
-}
 
 // tree makes a machine of the files, named by their absolute paths there; the
 // content of a symbolic link begins with "-> ".
@@ -88,7 +39,7 @@ func tree(t *testing.T, files map[string]string) root.Dir {
 }
 
 func systemd(library string) string {
-	return string(program(elf.EM_X86_64, "/usr/lib/systemd", "", "libseccomp.so.2", library, "libc.so.6"))
+	return string(machinetest.Program(elf.EM_X86_64, "/usr/lib/systemd", "", "libseccomp.so.2", library, "libc.so.6"))
 }
 
 func TestVersion(t *testing.T) {
@@ -155,8 +106,8 @@ func TestVersionRefuses(t *testing.T) {
 func TestBuiltWithTPM2(t *testing.T) {
 	const lib = "libsystemd-shared-257.so"
 	exe := systemd(lib)
-	with := string(program(elf.EM_X86_64, "", "x\x00+PAM +TPM2 +BZIP2\x00"))
-	without := string(program(elf.EM_X86_64, "", "x\x00+PAM -TPM2 +BZIP2\x00"))
+	with := string(machinetest.Program(elf.EM_X86_64, "", "x\x00+PAM +TPM2 +BZIP2\x00"))
+	without := string(machinetest.Program(elf.EM_X86_64, "", "x\x00+PAM -TPM2 +BZIP2\x00"))
 	for name, c := range map[string]struct {
 		files map[string]string
 		want  bool

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"debug/elf"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/bootseal/bootseal/internal/machine"
+	"github.com/bootseal/bootseal/internal/machine/machinetest"
+	"github.com/bootseal/bootseal/internal/root"
+)
+
+var versions = []int{239, 245, 247, 249, 250, 252, 257, 262}
+
+// A case is a folder of testdata: "in" is a machine without its systemd,
+// "out-FROM-TO" what the generator writes under those versions of it, with what
+// it logs in "log". A file "lacks" in the case names what is missing of systemd.
+func TestCases(t *testing.T) {
+	cases, err := filepath.Glob("testdata/[0-9]*")
+	if err != nil || len(cases) == 0 {
+		t.Fatalf("no cases: %v", err)
+	}
+	for _, folder := range cases {
+		for _, version := range versions {
+			t.Run(fmt.Sprintf("%s/%d", filepath.Base(folder), version), func(t *testing.T) {
+				dir, normal := t.TempDir(), t.TempDir()
+				lacks, _ := os.ReadFile(folder + "/lacks")
+				installSystemd(t, dir, version, string(lacks))
+				copyTree(t, folder+"/in", dir)
+				log, err := os.Create(filepath.Join(normal, "log"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if concerned(root.Dir(dir)) {
+					generate(root.Dir(dir), normal, &logger{file: log})
+				}
+				compare(t, expected(t, folder, version), readTree(t, normal))
+			})
+		}
+	}
+}
+
+// expected reads the folder out-FROM-TO that version lies in.
+func expected(t *testing.T, folder string, version int) map[string]string {
+	t.Helper()
+	folders, _ := filepath.Glob(folder + "/out-*")
+	for _, out := range folders {
+		var from, to int
+		if n, _ := fmt.Sscanf(filepath.Base(out), "out-%d-%d", &from, &to); n == 2 && from <= version && version <= to {
+			return readTree(t, out)
+		}
+	}
+	t.Fatalf("%s expects nothing for systemd %d", folder, version)
+	return nil
+}
+
+// installSystemd makes dir a machine on which that version runs as PID 1, with
+// TPM2 support and the libraries for it unless they are lacking.
+func installSystemd(t *testing.T, dir string, version int, lacks string) {
+	t.Helper()
+	const folder = "/usr/lib/x86_64-linux-gnu/"
+	library := fmt.Sprintf("libsystemd-shared-%d.so", version)
+	features := " +PAM +TPM2 +SECCOMP "
+	if strings.Contains(lacks, "TPM2") {
+		features = " +PAM -TPM2 +SECCOMP "
+	}
+	files := map[string][]byte{
+		"/proc/1/exe":                 machinetest.Program(elf.EM_X86_64, "/usr/lib/systemd", "", library),
+		"/usr/lib/systemd/" + library: machinetest.Program(elf.EM_X86_64, "", features),
+	}
+	for _, name := range machine.TPM2LibraryNames {
+		if !strings.Contains(lacks, name) {
+			files[folder+name] = machinetest.Program(elf.EM_X86_64, "", "")
+		}
+	}
+	for name, data := range files {
+		writeFile(t, dir+name, data)
+	}
+}
+
+func writeFile(t *testing.T, path string, data []byte) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func copyTree(t *testing.T, from, to string) {
+	t.Helper()
+	err := filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		target := filepath.Join(to, strings.TrimPrefix(path, from))
+		if entry.Type()&fs.ModeSymlink != 0 {
+			link, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+				return err
+			}
+			return os.Symlink(link, target)
+		}
+		data, err := os.ReadFile(path)
+		writeFile(t, target, data)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func readTree(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	files := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || entry.Name() == ".keep" {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		files[strings.TrimPrefix(path, dir+"/")] = string(data)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if files["log"] == "" {
+		delete(files, "log")
+	}
+	return files
+}
+
+func compare(t *testing.T, want, got map[string]string) {
+	t.Helper()
+	var names []string
+	for name := range want {
+		names = append(names, name)
+	}
+	for name := range got {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		if want[name] != got[name] {
+			t.Errorf("%s\n--- expected\n%s--- generated\n%s", name, want[name], got[name])
+		}
+	}
+}
