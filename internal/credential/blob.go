@@ -329,7 +329,8 @@ func (b *Blob) headers() []byte {
 // far as its headers tell: 250 to 262. Above the version that brought the type
 // (250 host and TPM, 251 null, 252 signed PCRs, 256 scoped, 262 pinned SRK) are
 // TPM credentials without PCRs (252), in the SHA-384 or SHA-512 bank (252), and
-// those whose text has more than [MaxBlob] bytes (255).
+// those whose text has more than [MaxBlob] bytes (255). It does not know what 255.0
+// to 255.2 made for a public key, which 252 to 254 cannot open.
 func (b *Blob) Since() int {
 	since := types[b.Type].since
 	if h := b.TPM2; h != nil {

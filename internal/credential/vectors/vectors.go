@@ -32,6 +32,7 @@ type Case struct {
 	Payload   []byte // where Expect is "ok"; nil is not known
 	Timestamp *uint64
 	NotAfter  *uint64
+	Verdicts  map[string]string // class by version of systemd
 }
 
 // Set is everything in the folder.
@@ -68,6 +69,7 @@ type vector struct {
 	AppendHex                    string `json:"append_hex"`
 	Changed                      map[string]any
 	Expect                       string
+	Verdicts                     map[string]string
 }
 
 // Load reads the folder; dir is its path from the test's folder.
@@ -94,7 +96,7 @@ func Load(t testing.TB, dir string) *Set {
 	fromFile := func(v vector) Case {
 		c := Case{ID: v.File, Text: s.Read(t, v.File), Now: manifest.Now, Signature: "sig-p1.json",
 			Type:   strings.ReplaceAll(v.Type, "-with-pk", "-with-public-key"),
-			Expect: v.Expect, Timestamp: v.TimestampUsec, NotAfter: v.NotAfterUsec}
+			Expect: v.Expect, Verdicts: v.Verdicts, Timestamp: v.TimestampUsec, NotAfter: v.NotAfterUsec}
 		if v.Name != nil {
 			c.Name = *v.Name
 		}
@@ -128,7 +130,7 @@ func Load(t testing.TB, dir string) *Set {
 	for _, v := range manifest.Corrupt {
 		c := byFile[v.Base]
 		c.ID = v.Base + " " + v.Slug
-		c.Expect, c.Payload, c.Type = v.Expect, nil, ""
+		c.Expect, c.Verdicts, c.Payload, c.Type = v.Expect, v.Verdicts, nil, ""
 		blob, err := credential.DecodeText(c.Text)
 		check(t, err)
 		c.Text = nil
@@ -148,7 +150,7 @@ func Load(t testing.TB, dir string) *Set {
 	for _, v := range manifest.Scenarios {
 		c := byFile[v.Blob]
 		c.ID = v.Blob + " " + v.Slug
-		c.Expect = v.Expect
+		c.Expect, c.Verdicts = v.Expect, v.Verdicts
 		for key, value := range v.Changed {
 			text, _ := value.(string)
 			switch key {

@@ -1,0 +1,56 @@
+package credential_test
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/credential/vectors"
+)
+
+// The seeds are the vectors, with which each ordinary test run starts.
+
+func FuzzParse(f *testing.F) {
+	for _, c := range vectors.Load(f, vectorDir).Cases {
+		if raw, err := c.Decoded(); err == nil && len(raw) < 8192 {
+			f.Add(raw)
+		}
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		b, err := credential.Parse(raw)
+		if err != nil {
+			if got := class(err); got != "ok" && bytes.HasPrefix([]byte(got), []byte("classes")) {
+				t.Error(got)
+			}
+			return
+		}
+		if since := b.Since(); since < 250 || since > 262 {
+			t.Errorf("since %d", since)
+		}
+		_, k := blobOf(b.Type)
+		if _, err := b.Open(k); err == nil && b.Type != credential.TypeNull {
+			t.Error("opened without its keys")
+		}
+	})
+}
+
+func FuzzDecodeText(f *testing.F) {
+	for _, c := range vectors.Load(f, vectorDir).Cases {
+		if len(c.Text) > 0 && len(c.Text) < 8192 {
+			f.Add(c.Text)
+		}
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		raw, err := credential.DecodeText(text)
+		if err != nil {
+			if class(err) != "not-base64" && class(err) != "too-large" {
+				t.Error(err)
+			}
+			return
+		}
+		again, err := credential.DecodeText(credential.EncodeText(raw))
+		if err != nil || !bytes.Equal(again, raw) {
+			t.Errorf("%x encoded and decoded is %x, %v", raw, again, err)
+		}
+	})
+}
