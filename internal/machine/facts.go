@@ -72,7 +72,10 @@ func Support(dir root.Dir) (TPM2Support, error) {
 		s.MissingLibraries = TPM2LibraryNames
 	}
 	s.Libraries = len(s.MissingLibraries) == 0
-	return s, errors.Join(err, err2)
+	if err == nil {
+		err = err2
+	}
+	return s, err
 }
 
 // Missing is the sum of the numbers of what is not there.

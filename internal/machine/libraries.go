@@ -27,7 +27,7 @@ const maxCache = 16 << 20
 // neither in the loader's default directories nor where /etc/ld.so.cache says
 // (ld.so(8)). A library for another processor than systemd's does not count.
 func TPM2Libraries(dir root.Dir) (missing []string, err error) {
-	exe, name, err := openSystemd(dir)
+	exe, name, _, err := findSystemd(dir)
 	if err != nil {
 		return nil, fmt.Errorf("looking for the TPM2 libraries: %w", err)
 	}

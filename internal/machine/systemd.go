@@ -54,19 +54,16 @@ func Version(dir root.Dir) (int, error) {
 	return version, nil
 }
 
-// BuiltWithTPM2 tells whether the systemd that Version speaks of was built with
-// TPM2 support, from the list of features that "systemctl --version" shows. It
+// BuiltWithTPM2 tells whether systemd was built with TPM2 support, from the list
+// of features that "systemctl --version" shows. It is about the systemd that
+// runs, or the installed one if PID 1 is another program or out of reach. It
 // reads the library's constants without running it: about a millisecond.
 func BuiltWithTPM2(dir root.Dir) (bool, error) {
-	exe, name, err := openSystemd(dir)
+	exe, _, library, err := findSystemd(dir)
 	if err != nil {
 		return false, fmt.Errorf("finding out the features of systemd: %w", err)
 	}
 	defer exe.Close()
-	library, err := sharedLibrary(exe)
-	if err != nil {
-		return false, fmt.Errorf("finding out the features of systemd: %s: %w", name, err)
-	}
 	folders := []string{"/usr/lib/systemd", "/lib/systemd"}
 	if runpath, err := exe.DynString(elf.DT_RUNPATH); err == nil {
 		for _, list := range runpath {
@@ -111,10 +108,34 @@ func feature(lib *elf.File, name string) (bool, error) {
 	return false, nil
 }
 
-// openSystemd opens PID 1's executable, or else the one that is installed.
+// executables are where systemd is: as PID 1, and installed, before and after
+// the merge of /lib into /usr.
+var executables = []string{"/proc/1/exe", "/usr/lib/systemd/systemd", "/lib/systemd/systemd"}
+
+// findSystemd opens the first of the executables that is systemd, and names its
+// library.
+func findSystemd(dir root.Dir) (exe *elf.File, name, library string, err error) {
+	var problems []error
+	for _, name := range executables {
+		exe, err := openELF(dir, name)
+		if err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		if library, err := sharedLibrary(exe); err == nil {
+			return exe, name, library, nil
+		}
+		exe.Close()
+		problems = append(problems, fmt.Errorf("%s: %w", name, ErrNotSystemd))
+	}
+	return nil, "", "", problems[0]
+}
+
+// openSystemd opens PID 1's executable, or the installed systemd where there is
+// no PID 1.
 func openSystemd(dir root.Dir) (*elf.File, string, error) {
 	var missing error
-	for _, name := range []string{"/proc/1/exe", "/usr/lib/systemd/systemd", "/lib/systemd/systemd"} {
+	for _, name := range executables {
 		exe, err := openELF(dir, name)
 		if errors.Is(err, fs.ErrNotExist) {
 			missing = err

@@ -123,6 +123,10 @@ func TestBuiltWithTPM2(t *testing.T) {
 			t.Errorf("%s: %v, %v; want %v", name, got, err, c.want)
 		}
 	}
+	other := map[string]string{"/proc/1/exe": systemd("libz.so.1"), "/lib/systemd/systemd": exe, "/lib/systemd/" + lib: with}
+	if got, err := BuiltWithTPM2(tree(t, other)); !got || err != nil {
+		t.Errorf("PID 1 is not systemd, but one is installed: %v, %v; want true", got, err)
+	}
 	if got, err := BuiltWithTPM2(tree(t, map[string]string{"/proc/1/exe": exe})); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("library missing: %v, %v; want fs.ErrNotExist", got, err)
 	}
