@@ -260,7 +260,7 @@ func (m *Machine) nspawn() (console string, err error) {
 	args := append([]string{"-c", `for d in "$@"; do [ "$d" = -- ] && break; echo $$ >"$d/cgroup.procs" || exit 1; done; while [ "$1" != -- ]; do shift; done; shift; exec "$@"`, "sh"}, groups...)
 	args = append(args, "--", "systemd-nspawn", "--register=no", "--keep-unit", "--quiet",
 		"--machine="+name, "--directory="+m.Root, "--private-network", "--resolv-conf=off", "--timezone=off", "--link-journal=no",
-		"--console=pipe",
+		"--console=pipe", "--capability=CAP_IPC_LOCK", // which every service of a real machine has
 		"--bind="+m.TPM.dir+":/bootseal-test/tpm", "--bind="+filepath.Join(m.dir, "out")+":/bootseal-test/out",
 		"--setenv=SYSTEMD_TPM2_DEVICE="+Device,
 		"--boot", "systemd.unit=multi-user.target", "systemd.log_color=0")

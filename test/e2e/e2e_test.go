@@ -1,0 +1,361 @@
+// Package e2e tests bootseal as a user meets it: real systemd, the real step-ca
+// under its upstream unit, and a software TPM.
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/bootseal/bootseal/test/machine"
+)
+
+const (
+	password = "correct horse battery staple"
+	policy   = "/etc/bootseal/step-ca.service.toml"
+	blob     = "/etc/credstore.encrypted/step-ca"
+)
+
+const policyText = `[[credential]]
+name     = "step-ca"
+option   = "--password-file"
+replaces = "/etc/step-ca/password.txt"
+
+[seal]
+key  = "host+tpm2"
+pcrs = [7]
+`
+
+// helpers are functions for the scripts of the machines. A script prints its
+// results as sections, see sections.
+const helpers = machine.Health + `
+property() { systemctl show --property="$1" --value "${2:-step-ca.service}"; }
+# down waits until systemd has given the unit up.
+down() {
+	for _ in $(seq 400); do
+		case $(property ActiveState) in failed|inactive) return;; esac
+		sleep 0.1
+	done
+}
+# plaintext lists the files that hold the password, and says if the journal does.
+plaintext() {
+	printf %s '` + password + `' >/bootseal-test/out/needle
+	grep -rlaF -D skip -f /bootseal-test/out/needle /run /tmp /var /etc
+	if journalctl --output=export --all | grep -qaF -f /bootseal-test/out/needle; then echo the journal; fi
+	if journalctl --dmesg --output=export --all | grep -qaF -f /bootseal-test/out/needle; then echo the kernel log; fi
+	rm /bootseal-test/out/needle
+}
+mounts() { awk '$2 ~ "^/run/(bootseal|credentials)/step-ca" { print $2 }' /proc/mounts; }
+section() { echo "=== $*"; }
+`
+
+// sections splits what a script printed after "=== NAME" lines.
+func sections(out string) map[string]string {
+	all := map[string]string{}
+	name := ""
+	for _, line := range strings.SplitAfter(out, "\n") {
+		if rest, ok := strings.CutPrefix(line, "=== "); ok {
+			name = strings.TrimSpace(rest)
+			continue
+		}
+		all[name] += line
+	}
+	for name, text := range all {
+		all[name] = strings.TrimSpace(text)
+	}
+	return all
+}
+
+func newMachine(t *testing.T, version int) *machine.Machine {
+	t.Helper()
+	m, err := machine.New(version)
+	if errors.Is(err, machine.ErrNotSetUp) {
+		t.Skip(err)
+	}
+	return keep(t, m, err)
+}
+
+func clone(t *testing.T, m *machine.Machine) *machine.Machine {
+	t.Helper()
+	c, err := m.Clone()
+	return keep(t, c, err)
+}
+
+func keep(t *testing.T, m *machine.Machine, err error) *machine.Machine {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return m
+}
+
+// boot runs a script on the machine; a script that fails fails the test.
+func boot(t *testing.T, m *machine.Machine, script string) map[string]string {
+	t.Helper()
+	r, err := m.Boot(helpers + script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Status != 0 {
+		t.Fatalf("script: exit status %d\n--- stdout\n%s--- stderr\n%s", r.Status, r.Stdout, r.Stderr)
+	}
+	if r.Stderr != "" {
+		t.Log("script: ", r.Stderr)
+	}
+	return sections(r.Stdout)
+}
+
+func write(t *testing.T, m *machine.Machine, path, content string, mode os.FileMode) {
+	t.Helper()
+	if err := m.Write(path, content, mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func remove(t *testing.T, m *machine.Machine, path string) {
+	t.Helper()
+	if err := os.Remove(m.Path(path)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func want(t *testing.T, what, got, want string) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s: got %q, want %q", what, got, want)
+	}
+}
+
+func wantContains(t *testing.T, what, got string, words ...string) {
+	t.Helper()
+	for _, word := range words {
+		if !strings.Contains(got, word) {
+			t.Errorf("%s: no %q in:\n%s", what, word, got)
+		}
+	}
+}
+
+// sealed makes a machine with step-ca whose password has been sealed and its
+// plaintext deleted, switched off after that.
+func sealed(t *testing.T, version int) *machine.Machine {
+	m := newMachine(t, version)
+	if err := m.InstallBootseal(); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.InstallStepCA(password + "\n"); err != nil {
+		t.Fatal(err)
+	}
+	out := boot(t, m, `
+health || exit
+mkdir -p /etc/bootseal
+cat >`+policy+` <<'END'
+`+policyText+`END
+bootseal encrypt --unit=step-ca.service step-ca </etc/step-ca/password.txt || exit
+rm /etc/step-ca/password.txt
+section blob
+stat --format='%a %U %F' `+blob+`
+section folder
+stat --format='%a %U' /etc/credstore.encrypted
+section plaintext
+plaintext
+`)
+	want(t, "blob", out["blob"], "600 root regular file")
+	want(t, "folder of the blob", out["folder"], "700 root")
+	want(t, "plaintext after sealing", out["plaintext"], "")
+	return m
+}
+
+func TestStepCA(t *testing.T) {
+	for _, version := range machine.Versions {
+		t.Run(fmt.Sprint(version), func(t *testing.T) {
+			t.Parallel()
+			m := sealed(t, version)
+			t.Run("serves", func(t *testing.T) { t.Parallel(); testServes(t, clone(t, m)) })
+			t.Run("keeps its credential to itself", func(t *testing.T) { t.Parallel(); testSecret(t, clone(t, m)) })
+			for _, f := range failures(version) {
+				t.Run(f.name, func(t *testing.T) {
+					t.Parallel()
+					c := clone(t, m)
+					f.breaks(t, c)
+					testRefuses(t, c, f.says)
+				})
+			}
+		})
+	}
+}
+
+func testServes(t *testing.T, m *machine.Machine) {
+	out := boot(t, m, `
+section health; health
+section verify
+systemd-analyze verify step-ca.service 2>&1
+section verified; echo $?
+section dropins; property DropInPaths
+section restart; systemctl restart step-ca && health
+section reload; pid=$(property MainPID); systemctl reload step-ca && health; [ "$pid" = "$(property MainPID)" ] || echo another process
+section daemon-reload; systemctl daemon-reload; systemctl restart step-ca && health
+section crash; systemctl reset-failed step-ca; kill -KILL $(property MainPID); sleep 4; health; property NRestarts
+section state; property ActiveState; property Result
+section plaintext; plaintext
+systemctl stop step-ca
+section stopped; property ActiveState; property Result; mounts
+section plaintext after stop; plaintext
+`)
+	for _, name := range []string{"health", "restart", "reload", "daemon-reload"} {
+		want(t, name, out[name], "ok")
+	}
+	want(t, "killed, and started again by systemd", out["crash"], "ok\n1")
+	want(t, "state", out["state"], "active\nsuccess")
+	want(t, "stopped", out["stopped"], "inactive\nsuccess")
+	want(t, "plaintext after stop", out["plaintext after stop"], "")
+	want(t, "drop-ins", out["dropins"], "/run/systemd/generator/step-ca.service.d/zz-bootseal.conf")
+	if out["verified"] != "0" || strings.Contains(out["verify"], "bootseal") {
+		t.Errorf("systemd-analyze verify: exit status %s:\n%s", out["verified"], out["verify"])
+	}
+	for _, file := range strings.Fields(out["plaintext"]) {
+		if !strings.HasPrefix(file, "/run/credentials/step-ca.service/") && !strings.HasPrefix(file, "/run/bootseal/step-ca.service/") {
+			t.Errorf("plaintext in %s while the unit runs", file)
+		}
+	}
+	out = boot(t, m, "section health; health")
+	want(t, "health after one more reboot", out["health"], "ok")
+}
+
+// testSecret looks for the credential of the running unit from elsewhere.
+func testSecret(t *testing.T, m *machine.Machine) {
+	const peek = `ExecStart=-/bin/sh -c 'cat /run/credentials/*/* /run/bootseal/*/* /proc/[0-9]*/root/run/credentials/*/* /proc/[0-9]*/root/run/bootseal/*/*'
+Type=oneshot
+StandardError=null
+`
+	units := map[string]string{
+		"user":    "User=nobody\n",
+		"dynamic": "DynamicUser=yes\n",
+		"sandbox": "User=step\nPrivateMounts=yes\n", // the same user as the unit
+		"same":    "User=step\n",
+		"unit":    "", // root, but without the unit's namespace: it may read what it likes
+	}
+	script := "section health; health\n"
+	for name, settings := range units {
+		write(t, m, "/etc/systemd/system/peek-"+name+".service", "[Service]\n"+settings+peek+"StandardOutput=file:/bootseal-test/out/peek-"+name+"\n", 0o644)
+		script += "section " + name + "; touch /bootseal-test/out/peek-" + name + "; systemctl start peek-" + name + "; cat /bootseal-test/out/peek-" + name + "\n"
+	}
+	script += `section seen
+pid=$(property MainPID)
+folder=$(tr '\0' '\n' </proc/$pid/environ | sed -n 's/^CREDENTIALS_DIRECTORY=//p')
+nsenter --target $pid --mount stat --format='%a %U %n' $folder $folder/*
+section filesystem; nsenter --target $pid --mount stat --file-system --format=%T $folder
+section environment; tr '\0' '\n' </proc/$pid/environ
+section command; tr '\0' '\n' </proc/$pid/cmdline
+`
+	out := boot(t, m, script)
+	want(t, "health", out["health"], "ok")
+	if !strings.Contains(out["unit"], password) {
+		t.Error("root cannot read the credential: this test looks in the wrong places")
+	}
+	for _, name := range []string{"user", "dynamic", "sandbox"} {
+		if strings.Contains(out[name], password) {
+			t.Errorf("a unit with %q can read the credential of step-ca", units[name])
+		}
+	}
+	// systemd itself shows /run/credentials to other processes of the same user
+	// that have no namespace of their own. Where bootseal makes the place,
+	// nobody but root gets in.
+	if m.Version < 250 && strings.Contains(out["same"], password) {
+		t.Error("another unit of the same user can read the credential of step-ca")
+	}
+	for _, name := range []string{"environment", "command"} {
+		if strings.Contains(out[name], password) {
+			t.Errorf("the password is in the %s of step-ca", name)
+		}
+	}
+	mode := "500 step"
+	file := "400 step"
+	if m.Version >= 257 { // by ACL
+		mode, file = "550 root", "440 root"
+	}
+	lines := strings.Split(out["seen"], "\n")
+	if len(lines) != 2 || !strings.HasPrefix(lines[0], mode+" ") || !strings.HasPrefix(lines[1], file+" ") {
+		t.Errorf("the unit sees:\n%s\nwant modes and owners %q and %q", out["seen"], mode, file)
+	}
+	if fs := out["filesystem"]; fs != "ramfs" && fs != "tmpfs" {
+		t.Errorf("the credential is on %s", fs)
+	}
+}
+
+type failure struct {
+	name   string
+	breaks func(*testing.T, *machine.Machine)
+	says   []string // in systemctl status
+}
+
+func failures(version int) []failure {
+	all := []failure{
+		{"another TPM", func(t *testing.T, m *machine.Machine) {
+			var err error
+			if m.TPM, err = m.NewTPM(); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{blob, "another TPM"}},
+		{"changed PCR", func(t *testing.T, m *machine.Machine) {
+			m.TPM.Firmware[7] = "Secure Boot is off"
+		}, []string{blob, "PCR 7"}},
+		{"missing blob", func(t *testing.T, m *machine.Machine) {
+			remove(t, m, blob)
+		}, []string{blob}},
+		{"damaged blob", func(t *testing.T, m *machine.Machine) {
+			if err := os.Truncate(m.Path(blob), 200); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{blob}},
+		{"broken policy", func(t *testing.T, m *machine.Machine) {
+			write(t, m, policy, "[[credential]\nname = 1\n", 0o644)
+		}, []string{policy}},
+		{"policy asks for more", func(t *testing.T, m *machine.Machine) {
+			write(t, m, policy, strings.Replace(policyText, "[7]", "[7, 14]", 1), 0o644)
+		}, []string{policy, blob, "PCR 7+14"}},
+		{"dead generator", func(t *testing.T, m *machine.Machine) {
+			generator := "/usr/lib/systemd/system-generators/bootseal-generator"
+			if _, err := os.Stat(m.Path(generator)); err != nil {
+				generator = "/lib/systemd/system-generators/bootseal-generator"
+			}
+			remove(t, m, generator)
+			write(t, m, generator, "#!/bin/sh\nkill -KILL $$\n", 0o755)
+		}, []string{policy}},
+	}
+	if version >= 250 {
+		// As LXC images ship it.
+		all = append(all, failure{"a later drop-in resets credentials", func(t *testing.T, m *machine.Machine) {
+			write(t, m, "/etc/systemd/system/service.d/zzz-lxc-service.conf", "[Service]\nLoadCredential=\n", 0o644)
+		}, []string{policy, "/etc/systemd/system/service.d/zzz-lxc-service.conf"}})
+	}
+	return all
+}
+
+// testRefuses boots a machine whose credential cannot be delivered.
+func testRefuses(t *testing.T, m *machine.Machine, says []string) {
+	out := boot(t, m, `
+down
+section state; property ActiveState
+section answers; STEPPATH=/root/.step step ca health --ca-url https://127.0.0.1:8443 --root /etc/step-ca/certs/root_ca.crt 2>/dev/null
+section status; systemctl status --full --lines=10 step-ca
+section mounts; mounts
+section plaintext; plaintext
+section journal; journalctl --unit=step-ca
+`)
+	if state := out["state"]; state != "failed" && state != "inactive" || out["answers"] != "" {
+		t.Errorf("step-ca is %s, and answers %q", out["state"], out["answers"])
+	}
+	wantContains(t, "systemctl status", out["status"], says...)
+	want(t, "plaintext", out["plaintext"], "")
+	want(t, "mounts", out["mounts"], "")
+	if t.Failed() {
+		t.Logf("journal:\n%s", out["journal"])
+	}
+}
