@@ -164,10 +164,8 @@ func ForUnit(dir root.Dir, unit string) (*Policy, error) {
 		}
 		return Load(dir, files[i])
 	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
-	return nil, fmt.Errorf("%s: %w: expected %s/%s%s", unit, ErrNoPolicy, Dirs[0], unit, suffix)
+	err := fmt.Errorf("%s: %w: expected %s/%s%s", unit, ErrNoPolicy, Dirs[0], unit, suffix)
+	return nil, errors.Join(append([]error{err}, errs...)...)
 }
 
 // Template is the name of the template that unit is an instance of, or "" where

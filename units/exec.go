@@ -40,23 +40,26 @@ func splitCommands(line string) ([]command, error) {
 		if i == len(line) {
 			break
 		}
-		w, err := nextWord(line, i)
-		if err != nil {
-			return nil, err
-		}
-		i = w.end
-		switch raw := line[w.start:w.end]; {
-		case raw == ";":
+		if isWord(line[i:], ";") {
 			if len(current.words) > 0 {
 				all = append(all, current)
 			}
 			current = command{}
+			i++
 			continue
-		case raw == `\;`:
-			w.value = ";"
-		case len(current.words) == 0:
-			w.value = strings.TrimLeft(w.value, "-@:+!|")
-			current.prefix = strings.TrimSuffix(unquotedFirst(line, w.start), w.value)
+		}
+		w := word{";", i, i + 2}
+		if !isWord(line[i:], `\;`) {
+			var err error
+			if w, err = nextWord(line, i); err != nil {
+				return nil, err
+			}
+		}
+		i = w.end
+		if len(current.words) == 0 {
+			executable := strings.TrimLeft(w.value, "-@:+!|")
+			current.prefix = strings.TrimSuffix(w.value, executable)
+			w.value = executable
 		}
 		current.words = append(current.words, w)
 	}
@@ -69,9 +72,10 @@ func splitCommands(line string) ([]command, error) {
 	return all, nil
 }
 
-func unquotedFirst(line string, start int) string {
-	w, _ := nextWord(line, start)
-	return w.value
+// isWord tells whether s begins with the word w, as it is written.
+func isWord(s, w string) bool {
+	rest, ok := strings.CutPrefix(s, w)
+	return ok && (rest == "" || strings.IndexByte(blanks, rest[0]) >= 0)
 }
 
 // nextWord reads the word that begins at start.
@@ -128,10 +132,6 @@ func unescapeC(s string) (decoded []byte, n int, err error) {
 		return rune(v), err == nil && v != 0
 	}
 	switch c := s[1]; {
-	case c == ';':
-		// Only a word of its own is a literal semicolon, but no other
-		// escape begins this way: systemd.service(5).
-		return []byte{';'}, 2, nil
 	case c == 'x':
 		if v, ok := number(2, 2, 16); ok {
 			return []byte{byte(v)}, 4, nil

@@ -1,0 +1,180 @@
+package units
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/bootseal/bootseal/internal/root"
+)
+
+// makeTree makes a tree of files; the content of a link begins with "-> ".
+func makeTree(t testing.TB, files map[string]string) root.Dir {
+	t.Helper()
+	dir := t.TempDir()
+	for name, content := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		target, link := strings.CutPrefix(content, "-> ")
+		write := func() error { return os.WriteFile(path, []byte(content), 0o644) }
+		if link {
+			write = func() error { return os.Symlink(target, path) }
+		}
+		if err := write(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root.Dir(dir)
+}
+
+const (
+	etc = "/etc/systemd/system/"
+	usr = "/usr/lib/systemd/system/"
+)
+
+func TestDropIns(t *testing.T) {
+	files := map[string]string{
+		usr + "foo-bar-baz.service":             "[Service]\nExecStart=/bin/a\n",
+		usr + "foo-bar-baz.service.d/50-a.conf": "[Service]\nA=usr\n",
+		etc + "foo-bar-baz.service.d/50-a.conf": "[Service]\nA=etc\n",
+		usr + "foo-bar-.service.d/10-b.conf":    "[Service]\nB=bar\n",
+		usr + "foo-.service.d/60-c.conf":        "[Service]\nC=foo\n",
+		etc + "foo-.service.d/10-b.conf":        "-> /dev/null",
+		etc + "service.d/50-a.conf":             "[Service]\nA=all\n",
+		usr + "service.d/20-d.conf":             "[Service]\nD=all\n",
+		etc + "foo-bar-baz.service.d/x":         "[Service]\nX=no\n",
+		etc + "foo-bar-baz.service.d/.h.conf":   "[Service]\nX=hidden\n",
+		etc + "alias.service":                   "-> " + usr + "foo-bar-baz.service",
+		etc + "alias.service.d/30-e.conf":       "[Service]\nE=alias\n",
+	}
+	for _, c := range []struct {
+		version int
+		name    string
+		want    []string
+	}{
+		{257, "foo-bar-baz.service", []string{usr + "service.d/20-d.conf", etc + "alias.service.d/30-e.conf", etc + "foo-bar-baz.service.d/50-a.conf", usr + "foo-.service.d/60-c.conf"}},
+		{257, "alias.service", []string{usr + "service.d/20-d.conf", etc + "alias.service.d/30-e.conf", etc + "foo-bar-baz.service.d/50-a.conf", usr + "foo-.service.d/60-c.conf"}},
+		{243, "foo-bar-baz.service", []string{etc + "alias.service.d/30-e.conf", etc + "foo-bar-baz.service.d/50-a.conf", usr + "foo-.service.d/60-c.conf"}},
+	} {
+		tree, err := ReadTree(makeTree(t, files), c.version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u, err := tree.Load(c.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(u.DropIns, c.want) || u.Name != "foo-bar-baz.service" || u.Last("Service", "A") != "etc" {
+			t.Errorf("%s on %d: %s with %q; want %q", c.name, c.version, u.Name, u.DropIns, c.want)
+		}
+	}
+}
+
+func TestInstances(t *testing.T) {
+	dir := makeTree(t, map[string]string{
+		usr + "a@.service":            "[Service]\nA=template\n",
+		usr + "a@two.service":         "[Service]\nA=two\n",
+		etc + "a@.service.d/10.conf":  "[Service]\nB=all\n",
+		usr + "a@x.service.d/10.conf": "[Service]\nB=usr\n",
+		etc + "a@x.service.d/20.conf": "[Service]\nC=one\n",
+		etc + "b@.service":            "-> " + usr + "a@.service",
+		etc + "b@.service.d/30.conf":  "[Service]\nD=alias\n",
+		etc + "a@off.service":         "-> /dev/null",
+		etc + "linked.service":        "-> /opt/other.service",
+		"/opt/other.service":          "[Service]\nA=linked\n",
+	})
+	tree, err := ReadTree(dir, 257)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"a@x.service":    "a@x.service template all one alias",
+		"a@two.service":  "a@two.service two all  alias",
+		"b@x.service":    "a@x.service template all one alias",
+		"a@.service":     "a@.service template all  alias",
+		"linked.service": "linked.service linked   ",
+	} {
+		u, err := tree.Load(name)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		got := []string{u.Name}
+		for _, setting := range []string{"A", "B", "C", "D"} {
+			got = append(got, u.Last("Service", setting))
+		}
+		if g := strings.Join(got, " "); g != want {
+			t.Errorf("%s: %q; want %q", name, g, want)
+		}
+	}
+	for name, want := range map[string]error{"a@off.service": ErrMasked, "none.service": ErrNotFound} {
+		if _, err := tree.Load(name); !errors.Is(err, want) {
+			t.Errorf("%s: %v; want %v", name, err, want)
+		}
+	}
+}
+
+func TestLoadBoundsFiles(t *testing.T) {
+	tree, err := ReadTree(makeTree(t, map[string]string{
+		etc + "zero.service":  "-> /zero",
+		"/zero":               "[Service]\nA=" + strings.Repeat("x", maxFile),
+		etc + "dir.service/x": "",
+		etc + "bad.service":   "[Service\nA=1\n",
+	}), 257)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]error{"zero.service": root.ErrTooLarge, "dir.service": root.ErrNotRegular, "bad.service": ErrSyntax} {
+		if _, err := tree.Load(name); !errors.Is(err, want) {
+			t.Errorf("%s: %v; want %v", name, err, want)
+		}
+	}
+}
+
+func TestChecks(t *testing.T) {
+	files := []string{"/etc/app/token"}
+	for text, want := range map[string]string{
+		"ConditionPathExists=/etc/app/token":                                     "changed:",
+		"ConditionFileNotEmpty=/etc/app/../app/token":                            "changed:",
+		"ConditionPathExists=/etc/%N/token\nConditionHost=a":                     "changed: Host=a",
+		"ConditionPathExistsGlob=/etc/*/tok*":                                    "changed:",
+		"ConditionPathExists=!/etc/app/token":                                    " PathExists=!/etc/app/token",
+		"ConditionPathExists=/etc/app/tokens":                                    " PathExists=/etc/app/tokens",
+		"ConditionPathExists=|/etc/app/token\nConditionHost=|a\nConditionUser=0": "changed: User=0",
+		"ConditionHost=a\nConditionPathExists=\nConditionUser=0":                 " User=0",
+		"ConditionPathIsDirectory=/etc/app/token":                                " PathIsDirectory=/etc/app/token",
+		"ConditionPathExists=| /etc/app/token":                                   "changed:",
+	} {
+		u := &Unit{Name: "app.service"}
+		u.settings, _ = Parse([]byte("[Unit]\n"+text), "f")
+		rest, changed := u.withoutFiles(u.checks("Condition"), files)
+		got := ""
+		if changed {
+			got = "changed:"
+		}
+		for _, s := range rest {
+			got += " " + strings.TrimPrefix(s.Name, "Condition") + "=" + s.Value
+		}
+		if got != want {
+			t.Errorf("%q leaves %q; want %q", text, got, want)
+		}
+	}
+}
+
+// BenchmarkReadTree reads the unit folders of the machine it runs on.
+func BenchmarkReadTree(b *testing.B) {
+	if _, err := os.Stat(usr); errors.Is(err, fs.ErrNotExist) {
+		b.Skip("no systemd here")
+	}
+	for b.Loop() {
+		if _, err := ReadTree("/", 257); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
