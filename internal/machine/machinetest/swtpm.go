@@ -2,6 +2,8 @@
 package machinetest
 
 import (
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,8 +56,16 @@ func (t *TPM) Start() {
 		"--daemon", "--pid", "file="+t.pidFile())
 }
 
-// Stop powers it off: PCRs, sessions and transient objects are gone.
+// Stop shuts it down as an operating system does, and powers it off: PCRs,
+// sessions and transient objects are gone.
 func (t *TPM) Stop() {
+	// Without TPM2_Shutdown(TPM_SU_CLEAR) the TPM would count a failed
+	// authorization, and after a few be locked out.
+	if conn, err := net.Dial("unix", t.Socket()); err == nil {
+		conn.Write([]byte{0x80, 0x01, 0, 0, 0, 12, 0, 0, 0x01, 0x45, 0, 0})
+		io.Copy(io.Discard, conn)
+		conn.Close()
+	}
 	data, err := os.ReadFile(t.pidFile())
 	if err != nil {
 		return

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/bootseal/bootseal/internal/machine"
+)
+
+// setup is the verb of systemd-creds(1) that makes the host key.
+func setup(args []string) error {
+	if _, err := parse("setup", args, 0, 0); err != nil {
+		return err
+	}
+	key, err := makeHostKey()
+	if err != nil {
+		return err
+	}
+	defer clear(key)
+	fmt.Fprintf(os.Stderr, "%d byte credentials host key set up.\n", len(key))
+	return nil
+}
+
+// hasTPM2 is the verb of systemd-analyze(1), until 255 of systemd-creds(1).
+func hasTPM2(args []string) error {
+	o, err := parse("has-tpm2", args, 0, 0)
+	if err != nil {
+		return err
+	}
+	support, problem := machine.Support("/")
+	missing := support.Missing()
+	if !o.quiet {
+		if problem != nil {
+			warn("%v", problem)
+		}
+		answer := "partial"
+		switch missing {
+		case 0:
+			answer = "yes"
+		case 1 | 2 | 4 | 8 | 16:
+			answer = "no"
+		}
+		fmt.Println(answer)
+		for _, part := range []struct {
+			name  string
+			there bool
+		}{
+			{"firmware", support.Firmware}, {"driver", support.Driver}, {"system", support.System},
+			{"subsystem", support.Subsystem}, {"libraries", support.Libraries},
+		} {
+			fmt.Println(sign(part.there) + part.name)
+		}
+		for _, library := range machine.TPM2LibraryNames {
+			fmt.Println("  " + sign(!slices.Contains(support.MissingLibraries, library)) + library)
+		}
+	}
+	if missing != 0 {
+		return statusError(missing)
+	}
+	return nil
+}
+
+func sign(there bool) string {
+	if there {
+		return "+"
+	}
+	return "-"
+}

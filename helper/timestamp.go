@@ -1,0 +1,154 @@
+package main
+
+import (
+	"errors"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+var errTimestamp = errors.New("expected a time such as @1767225600, 2026-01-31, \"2026-01-31 12:30:00\", now, today, tomorrow, +1d, \"+2weeks 3h\" or \"5min ago\"")
+
+const (
+	day  = 24 * time.Hour
+	year = 31557600 * time.Second // 365.25 days
+)
+
+// units are the units of time spans (systemd.time(7)).
+var units = map[string]time.Duration{
+	"us": time.Microsecond, "usec": time.Microsecond, "µs": time.Microsecond, "μs": time.Microsecond,
+	"ms": time.Millisecond, "msec": time.Millisecond,
+	"": time.Second, "s": time.Second, "sec": time.Second, "second": time.Second, "seconds": time.Second,
+	"m": time.Minute, "min": time.Minute, "minute": time.Minute, "minutes": time.Minute,
+	"h": time.Hour, "hr": time.Hour, "hour": time.Hour, "hours": time.Hour,
+	"d": day, "day": day, "days": day,
+	"w": 7 * day, "week": 7 * day, "weeks": 7 * day,
+	"M": year / 12, "month": year / 12, "months": year / 12,
+	"y": year, "year": year, "years": year,
+}
+
+// layouts are the absolute forms; what is missing is zero, a missing day today.
+var layouts = []string{"2006-1-2 15:4:5", "2006-1-2 15:4", "2006-1-2T15:4:5", "2006-1-2T15:4", "2006-1-2"}
+
+// parseTimestamp reads a time as systemd.time(7) has it, in local time unless it
+// ends in UTC or Z. It knows the forms a person would type, not weekdays and
+// other time zones.
+func parseTimestamp(text string, now time.Time) (time.Time, error) {
+	t, err := parseTime(strings.TrimSpace(text), now)
+	if err != nil {
+		return t, err
+	}
+	// Credentials count microseconds from 1970 on.
+	if t.Unix() < 0 || t.Year() > 9999 {
+		return t, errors.New("expected a time between 1970 and 9999")
+	}
+	return t, nil
+}
+
+func parseTime(text string, now time.Time) (time.Time, error) {
+	if seconds, ok := strings.CutPrefix(text, "@"); ok {
+		n, fraction, err := parseNumber(seconds)
+		if err != nil || n > math.MaxInt64/int64(time.Second) {
+			return now, errTimestamp
+		}
+		return time.Unix(n, int64(fraction*1e9)), nil
+	}
+	if span, ok := strings.CutPrefix(text, "+"); ok {
+		return move(now, span, 1)
+	}
+	if span, ok := strings.CutPrefix(text, "-"); ok {
+		return move(now, span, -1)
+	}
+	if span, ok := strings.CutSuffix(text, " ago"); ok {
+		return move(now, span, -1)
+	}
+	if span, ok := strings.CutSuffix(text, " left"); ok {
+		return move(now, span, 1)
+	}
+	zone := time.Local
+	for _, suffix := range []string{" UTC", "Z"} {
+		if rest, ok := strings.CutSuffix(text, suffix); ok {
+			text, zone = rest, time.UTC
+			break
+		}
+	}
+	y, m, d := now.In(zone).Date()
+	switch text {
+	case "now":
+		return now, nil
+	case "yesterday":
+		return time.Date(y, m, d-1, 0, 0, 0, 0, zone), nil
+	case "today":
+		return time.Date(y, m, d, 0, 0, 0, 0, zone), nil
+	case "tomorrow":
+		return time.Date(y, m, d+1, 0, 0, 0, 0, zone), nil
+	}
+	if len(text) > 2 && strings.Contains(text[:3], ":") {
+		text = now.In(zone).Format("2006-01-02 ") + text
+	}
+	for _, layout := range layouts {
+		if t, err := time.ParseInLocation(layout, text, zone); err == nil {
+			return t, nil
+		}
+	}
+	return now, errTimestamp
+}
+
+func move(now time.Time, span string, sign time.Duration) (time.Time, error) {
+	d, err := parseSpan(span)
+	if err != nil {
+		return now, err
+	}
+	return now.Add(sign * d), nil
+}
+
+// parseSpan reads a time span such as "2 weeks 1.5h"; a number alone is seconds.
+func parseSpan(text string) (time.Duration, error) {
+	var total time.Duration
+	text = strings.TrimSpace(text)
+	if text == "" {
+		return 0, errTimestamp
+	}
+	for text != "" {
+		end := strings.IndexFunc(text, func(r rune) bool { return r != '.' && (r < '0' || r > '9') })
+		if end < 0 {
+			end = len(text)
+		}
+		n, fraction, err := parseNumber(text[:end])
+		if err != nil {
+			return 0, errTimestamp
+		}
+		text = strings.TrimLeft(text[end:], " \t")
+		end = strings.IndexAny(text, "0123456789. \t")
+		if end < 0 {
+			end = len(text)
+		}
+		unit, ok := units[text[:end]]
+		if !ok {
+			return 0, errTimestamp
+		}
+		if n > int64((math.MaxInt64-total)/unit)-1 {
+			return 0, errors.New("the time span is too long")
+		}
+		total += time.Duration(n)*unit + time.Duration(fraction*float64(unit))
+		text = strings.TrimLeft(text[end:], " \t")
+	}
+	return total, nil
+}
+
+// parseNumber reads digits with an optional fraction.
+func parseNumber(text string) (whole int64, fraction float64, err error) {
+	digits, rest, found := strings.Cut(text, ".")
+	if whole, err = strconv.ParseInt(digits, 10, 64); err != nil || digits[0] == '+' || digits[0] == '-' {
+		return 0, 0, errTimestamp
+	}
+	if !found {
+		return whole, 0, nil
+	}
+	if rest == "" || strings.Trim(rest, "0123456789") != "" {
+		return 0, 0, errTimestamp
+	}
+	fraction, err = strconv.ParseFloat("0."+rest, 64)
+	return whole, fraction, err
+}
