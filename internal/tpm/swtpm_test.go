@@ -17,15 +17,18 @@ import (
 
 const vectorDir = "../credential/testdata/vectors"
 
-// A swtpm is a running software TPM. It counts the commands it gets and calls
-// before, if set, ahead of each.
+// A swtpm is a running software TPM. It keeps what it is sent and what it
+// answers. If set, before is called with each command and may answer in the
+// TPM's place, and after may change the TPM's reply.
 type swtpm struct {
 	t      testing.TB
 	dir    string
 	cmd    *exec.Cmd
 	conn   net.Conn
 	sent   []tpm2.TPMCC
-	before func(command []byte) (reply []byte)
+	wire   []byte
+	before func(command []byte) ([]byte, error)
+	after  func(command, reply []byte) []byte
 }
 
 // startTPM starts a software TPM on a copy of the state of a golden TPM ("" is a
@@ -94,13 +97,29 @@ func (s *swtpm) restart() {
 }
 
 func (s *swtpm) Send(command []byte) ([]byte, error) {
-	s.sent = append(s.sent, tpm2.TPMCC(binary.BigEndian.Uint32(command[6:])))
+	s.sent = append(s.sent, commandOf(command))
+	s.wire = append(s.wire, command...)
 	if s.before != nil {
-		if reply := s.before(command); reply != nil {
-			return reply, nil
+		if reply, err := s.before(command); reply != nil || err != nil {
+			return reply, err
 		}
 	}
-	return s.raw(command)
+	reply, err := s.raw(command)
+	if err == nil && s.after != nil {
+		reply = s.after(command, reply)
+	}
+	s.wire = append(s.wire, reply...)
+	return reply, err
+}
+
+// commandOf returns the command code.
+func commandOf(command []byte) tpm2.TPMCC {
+	return tpm2.TPMCC(binary.BigEndian.Uint32(command[6:]))
+}
+
+// failure is a reply of no more than a response code.
+func failure(rc tpm2.TPMRC) []byte {
+	return binary.BigEndian.AppendUint32([]byte{0x80, 0x01, 0, 0, 0, headerSize}, uint32(rc))
 }
 
 func (s *swtpm) raw(command []byte) ([]byte, error) {
@@ -158,6 +177,17 @@ func (s *swtpm) checkClean() {
 	for _, kind := range []tpm2.TPMHT{tpm2.TPMHTTransient, tpm2.TPMHTHMACSession, tpm2.TPMHTPolicySession} {
 		if h := s.handles(kind); len(h) > 0 {
 			s.t.Errorf("left in the TPM: %x", h)
+		}
+	}
+}
+
+// free takes the place of a resource manager whose client is gone.
+func (s *swtpm) free() {
+	s.t.Helper()
+	for _, kind := range []tpm2.TPMHT{tpm2.TPMHTTransient, tpm2.TPMHTHMACSession, tpm2.TPMHTPolicySession} {
+		for _, h := range s.handles(kind) {
+			_, err := tpm2.FlushContext{FlushHandle: h}.Execute(sendFunc(s.raw))
+			must(s.t, err)
 		}
 	}
 }

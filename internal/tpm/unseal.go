@@ -224,7 +224,9 @@ func (c *conn) unseal(s *session, h tpm2.NamedHandle, it *item, sigs *Signatures
 		switch rc := responseCode(err); {
 		case err == nil:
 			return secret, nil
-		case rc == rcPCRChanged && try < pcrRetries:
+		case rc == rcPCRChanged && try == pcrRetries:
+			return nil, fmt.Errorf("%w: PCRs were extended during each of %d attempts: %v", ErrBusy, try+1, err)
+		case rc == rcPCRChanged:
 		case rc == rcPolicyFail1 && len(exponents) > 1:
 			exponents = exponents[1:]
 		case rc == rcPolicyFail1:
