@@ -57,6 +57,8 @@ const (
 	rcYielded       = tpm2.TPMRC(0x908)
 	rcTesting       = tpm2.TPMRC(0x90A)
 	rcPCRChanged    = tpm2.TPMRC(0x128)
+	rcObjectMemory  = tpm2.TPMRC(0x902)
+	rcSessionMemory = tpm2.TPMRC(0x903)
 	rcBadAuth1      = tpm2.TPMRC(0x9A2) // TPM_RC_BAD_AUTH, session 1
 	rcAuthFail1     = tpm2.TPMRC(0x98E) // TPM_RC_AUTH_FAIL, session 1
 	rcPolicyFail1   = tpm2.TPMRC(0x99D) // TPM_RC_POLICY_FAIL, session 1
@@ -92,6 +94,8 @@ func classify(cc tpm2.TPMCC, err error) error {
 	case !errors.As(err, &rc):
 	case rc == rcLockout:
 		cause = ErrLockout
+	case rc == rcObjectMemory, rc == rcSessionMemory: // others fill its slots
+		cause = ErrBusy
 	case causes[cc][rc] != nil:
 		cause = causes[cc][rc]
 	default:

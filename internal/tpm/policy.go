@@ -35,6 +35,15 @@ func BankName(alg uint16) string {
 	return fmt.Sprintf("0x%04x", alg)
 }
 
+func bankSize(alg uint16) int {
+	for _, b := range banks {
+		if b.alg == alg {
+			return b.size
+		}
+	}
+	return 0
+}
+
 func selection(bank uint16, mask uint64) tpm2.TPMLPCRSelection {
 	return tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{
 		Hash:      tpm2.TPMIAlgHash(bank),
@@ -87,7 +96,11 @@ func (c *conn) readPCRs(bank uint16, mask uint64) (map[int][]byte, error) {
 			break
 		}
 		for i, pcr := range read {
-			values[pcr] = rsp.PCRValues.Digests[i].Buffer
+			v := rsp.PCRValues.Digests[i].Buffer
+			if len(v) != bankSize(bank) {
+				return nil, fmt.Errorf("%w: TPM2_PCR_Read: PCR %d of %d bytes, expected %d", ErrBadReply, pcr, len(v), bankSize(bank))
+			}
+			values[pcr] = v
 		}
 		mask &^= got
 	}
@@ -190,9 +203,12 @@ func inOrder(values map[int][]byte, mask uint64) [][]byte {
 	return all
 }
 
-// mismatch explains an ErrPolicyMismatch: which PCRs are bound, and which of
-// them could never match because this TPM does not have them.
+// mismatch explains why TPM2_Unseal answered TPM_RC_POLICY_FAIL: which PCRs are
+// bound, and which of them could never match because this TPM does not have them.
 func (c *conn) mismatch(h *credential.TPM2) error {
+	if h.PCRMask == 0 {
+		return damaged(h, "the public key in the header is not the one that the secret was sealed for: the credential is damaged")
+	}
 	e := &PolicyError{PCRs: credential.PCRs(h.PCRMask), Bank: h.PCRBank}
 	values, err := c.readPCRs(h.PCRBank, h.PCRMask)
 	if err == nil {

@@ -609,6 +609,50 @@ func TestPanic(t *testing.T) {
 	}
 }
 
+// TestSlotsTaken: somebody else holds all sessions, or all objects, of a TPM
+// without a resource manager.
+func TestSlotsTaken(t *testing.T) {
+	tpm := startTPM(t, "a", "p1")
+	b := seal(t, tpm, bound(credential.TypeTPM2, 1<<7))
+	other := &conn{t: sendFunc(tpm.raw)}
+	p, err := other.createPrimary(legacyTemplates, credential.AlgECC)
+	must(t, err)
+	for err == nil {
+		_, err = other.startSession(tpm2.TPMSEPolicy, p, tpm2.TPMASession{})
+	}
+	if class(err) != "busy" {
+		t.Errorf("starting sessions: %v", err)
+	}
+	if _, err := UnsealAll(Retry(tpm), []*credential.Blob{b}, nil); class(err) != "busy" {
+		t.Errorf("no session left: %v", err)
+	}
+	must(t, other.close(nil))
+	for err = nil; err == nil; {
+		_, err = other.createPrimary(legacyTemplates, credential.AlgECC)
+	}
+	if _, err := UnsealAll(Retry(tpm), []*credential.Blob{b}, nil); class(err) != "busy" {
+		t.Errorf("no object left: %v", err)
+	}
+	must(t, other.close(nil))
+	unseal(t, tpm, b, nil)
+}
+
+// TestForeignSigner: a credential whose public key was exchanged, with a good
+// signature by the new key.
+func TestForeignSigner(t *testing.T) {
+	tpm := startTPM(t, "a", "p1")
+	_, public := newSigner(t)
+	b := bound(credential.TypeTPM2PublicKey, 0)
+	b.PublicKey = public
+	seal(t, tpm, b)
+	key, other := newSigner(t)
+	b.PublicKey = other
+	_, err := UnsealAll(Retry(tpm), []*credential.Blob{b}, sign(t, tpm, key, other.PCRMask))
+	if class(err) != "tpm-policy-mismatch" || !strings.Contains(err.Error(), "public key") {
+		t.Error(err)
+	}
+}
+
 // TestGone: a TPM that goes away half-way is not asked again and again.
 func TestGone(t *testing.T) {
 	tpm := startTPM(t, "a", "p1")
