@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/bootseal/bootseal/internal/atomicfile"
@@ -117,6 +119,8 @@ func writeOutput(path string, data []byte) error {
 	if strings.HasPrefix(real, "/dev/") || strings.HasPrefix(real, "/proc/") || err == nil && !st.Mode().IsRegular() {
 		return usagef("%s: expected the path of a regular file, or - for standard output", path)
 	}
+	// It takes no time, and broken off it would leave a part behind.
+	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	return atomicfile.Write(path, data, 0o600)
 }
 

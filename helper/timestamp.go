@@ -35,7 +35,7 @@ var layouts = []string{"2006-1-2 15:4:5", "2006-1-2 15:4", "2006-1-2T15:4:5", "2
 // ends in UTC or Z. It knows the forms a person would type, not weekdays and
 // other time zones.
 func parseTimestamp(text string, now time.Time) (time.Time, error) {
-	t, err := parseTime(strings.TrimSpace(text), now)
+	t, err := parseTime(text, now)
 	if err != nil {
 		return t, err
 	}

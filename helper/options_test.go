@@ -1,0 +1,189 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/machine"
+	"github.com/bootseal/bootseal/internal/tpm"
+	"github.com/bootseal/bootseal/policy"
+)
+
+// analyze asks the real systemd-analyze(1) what a time means, in microseconds
+// since the epoch.
+func analyze(t *testing.T, text string) (uint64, bool) {
+	t.Helper()
+	out, err := exec.Command("systemd-analyze", "timestamp", "--", text).Output()
+	if err != nil {
+		if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) {
+			t.Fatalf("%v (Debian: apt-get install systemd)", err)
+		}
+		return 0, false
+	}
+	_, rest, ok := strings.Cut(string(out), "UNIX seconds: @")
+	if !ok {
+		t.Fatalf("systemd-analyze printed:\n%s", out)
+	}
+	seconds, micros, _ := strings.Cut(strings.Fields(rest)[0], ".")
+	var usec uint64
+	if _, err := fmt.Sscan(seconds+(micros + "000000")[:6], &usec); err != nil {
+		t.Fatal(err)
+	}
+	return usec, true
+}
+
+func TestParseTimestamp(t *testing.T) {
+	t.Setenv("TZ", "Europe/Berlin")
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func(local *time.Location) { time.Local = local }(time.Local)
+	time.Local = berlin
+
+	// Those that do not move with the clock agree to the microsecond.
+	for _, text := range []string{
+		"@0", "@17", "@1767225600", "@1767225600.5", "@1767225600.000001",
+		"2026-01-31", "2026-1-2", "2026-07-31 12:30", "2026-01-31 12:30:59", "2026-01-31 12:30:00.25",
+		"2026-01-31 UTC", "2026-07-31 12:30 UTC", "1970-01-02", "2024-02-29", "2026-03-29 03:30",
+		"today", "tomorrow", "yesterday", "00:00", "12:30", "23:59:59",
+	} {
+		// Not if midnight is between the two.
+		now := time.Now()
+		got, err := parseTimestamp(text, now)
+		want, ok := analyze(t, text)
+		if now.In(berlin).Day() != time.Now().In(berlin).Day() {
+			t.Fatal("midnight: run it again")
+		}
+		if !ok || err != nil || uint64(got.UnixMicro()) != want {
+			t.Errorf("%q: %d, %v; systemd-analyze says %d, %v", text, got.UnixMicro(), err, want, ok)
+		}
+	}
+	// The others lie between those of before and after.
+	for _, text := range []string{
+		"now", "+1d", "+2weeks", "+2 weeks 3h", "+1.5h", "+5", "+1 h 2", "-1h", "5min ago", "1h 30min ago", "2 weeks left",
+		"+1M", "+1y", "+1month 1year", "+1us", "+3ms", "+2hr 3minutes 4sec", "+1w1d", "+ 1d",
+	} {
+		before, err := parseTimestamp(text, time.Now())
+		want, ok := analyze(t, text)
+		after, err2 := parseTimestamp(text, time.Now())
+		if !ok || err != nil || err2 != nil || want < uint64(before.UnixMicro()) || want > uint64(after.UnixMicro()) {
+			t.Errorf("%q: %d to %d, %v, %v; systemd-analyze says %d, %v", text, before.UnixMicro(), after.UnixMicro(), err, err2, want, ok)
+		}
+	}
+	// What systemd refuses, so do we.
+	for _, text := range []string{
+		"", " ", "@", "@x", "@-1", "@1e3", "+", "-", "ago", " ago", "2 weeks", "+2 fortnights", "+d", "+1d-1h", "--1h", "+1..5h",
+		"2026", "2026-13-01", "2026-01-31 24:00", "2026-01-31T", "noon", "now UTC now", "99999999999999999999", "@99999999999999999999", "+99999999999999999999y",
+		"1969-12-30",
+	} {
+		if got, err := parseTimestamp(text, time.Now()); err == nil {
+			t.Errorf("%q: %v, want an error", text, got)
+		}
+		if want, ok := analyze(t, text); ok {
+			t.Errorf("%q: systemd-analyze takes it: %d", text, want)
+		}
+	}
+	// Stricter: a day that the month does not have.
+	if got, err := parseTimestamp("2026-02-30", time.Now()); err == nil {
+		t.Errorf("2026-02-30: %v, want an error", got)
+	}
+}
+
+func FuzzParseTimestamp(f *testing.F) {
+	for _, text := range []string{"@1.5", "2026-01-31 12:30:00 UTC", "+2weeks 1.5h", "5min ago", "12:30", "today"} {
+		f.Add(text)
+	}
+	now := time.Unix(1767225600, 0)
+	f.Fuzz(func(t *testing.T, text string) {
+		got, err := parseTimestamp(text, now)
+		if err == nil && (got.UnixMicro() < 0 || got.Year() > 9999) {
+			t.Errorf("%q became %v", text, got)
+		}
+	})
+}
+
+func TestParsePCRs(t *testing.T) {
+	for list, want := range map[string]uint64{
+		"": 0, "0": 1, "7": 1 << 7, "7+14": 1<<7 | 1<<14, "14,7": 1<<7 | 1<<14, "7+7": 1 << 7, "23": 1 << 23,
+	} {
+		if got, err := parsePCRs(list); got != want || err != nil {
+			t.Errorf("%q: %#x, %v; want %#x", list, got, err, want)
+		}
+	}
+	for _, list := range []string{"24", "-1", "x", "7 14", "+", ",", "7:sha256", "0x7", "999999999999999999999"} {
+		if got, err := parsePCRs(list); !errors.Is(err, errUsage) {
+			t.Errorf("%q: %#x, %v; want a usage error", list, got, err)
+		}
+	}
+}
+
+func FuzzParsePCRs(f *testing.F) {
+	f.Add("7+14,23")
+	f.Fuzz(func(t *testing.T, list string) {
+		mask, err := parsePCRs(list)
+		if err == nil && (bits.Len64(mask) > 24 || mask == 0 != (list == "")) {
+			t.Errorf("%q became %#x", list, mask)
+		}
+	})
+}
+
+// The statuses that other programs rely on, for errors that no script can
+// provoke as well as for those that they do.
+func TestOutcome(t *testing.T) {
+	for cause, want := range map[error]int{
+		nil:                        0,
+		credential.ErrAuth:         65,
+		credential.ErrNotBase64:    65,
+		credential.ErrUnknownType:  65,
+		tpm.ErrTPMBlob:             65,
+		errNoBlob:                  66,
+		errNoInput:                 66,
+		machine.ErrNoTPM:           69,
+		machine.ErrTPMBusy:         75,
+		tpm.ErrBusy:                75,
+		policy.ErrNoPolicy:         78,
+		errBlocked:                 78,
+		&policy.Error{}:            78,
+		tpm.ErrPolicyMismatch:      80,
+		tpm.ErrForeignKey:          81,
+		tpm.ErrNoSRK:               81,
+		tpm.ErrLockout:             82,
+		machine.ErrNoHostKey:       83,
+		machine.ErrHostKeyForeign:  83,
+		machine.ErrHostKeyUnsafe:   83,
+		credential.ErrNameMismatch: 84,
+		credential.ErrExpired:      84,
+		errNullKey:                 84,
+		errUsage:                   1,
+		errors.New("else"):         1,
+	} {
+		err := cause
+		if cause != nil {
+			err = fmt.Errorf("opening the file: %w", fmt.Errorf("%w: %w", tpm.ErrTransport, cause))
+		}
+		if got := outcomeOf(err); got.status != want {
+			t.Errorf("%v: exit status %d, want %d", err, got.status, want)
+		} else if want > 1 && got.hint == "" {
+			t.Errorf("%v: no hint", err)
+		}
+	}
+	meanings := map[int]string{}
+	for _, o := range outcomes {
+		if o.meaning != "" && meanings[o.status] != "" {
+			t.Errorf("status %d has two meanings", o.status)
+		}
+		meanings[o.status] += o.meaning
+	}
+	for status, meaning := range meanings {
+		if meaning == "" {
+			t.Errorf("status %d has no meaning", status)
+		}
+	}
+}
