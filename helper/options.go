@@ -29,6 +29,11 @@ Verbs:
   setup                           Make the host key, if there is none yet
   has-tpm2                        Tell what there is for TPM 2.0
 
+Verbs for unit files:
+  unseal --unit=%n NAME[:PATH]... Put plaintext where the unit's LoadCredential=
+                                  finds it; in ExecStartPre=+
+  cleanup --unit=%n               Take it away again; in ExecStopPost=+
+
 INPUT and OUTPUT may be - for standard input and output.
 
 Options:

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/spf13/pflag"
+
 	"github.com/bootseal/bootseal/internal/credential"
 	"github.com/bootseal/bootseal/internal/machine"
 	"github.com/bootseal/bootseal/internal/root"
@@ -24,7 +26,7 @@ type outcome struct {
 
 // outcomes is searched from the top. The last entry is for all other causes.
 var outcomes = []outcome{
-	{0, "success", "", []error{nil, errHelp}},
+	{0, "success", "", []error{nil, errHelp, pflag.ErrHelp}},
 
 	{65, "credential damaged or not authentic",
 		"on another machine, or with another credential.secret, it cannot be opened either; restore the file from a copy, or encrypt the secret again",

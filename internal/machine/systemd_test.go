@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"bytes"
 	"debug/elf"
 	"errors"
 	"fmt"
@@ -179,4 +180,21 @@ func TestInstalledSystemd(t *testing.T) {
 			t.Errorf("%s: missing %v, but in /usr/lib: %q", library, isMissing, packaged)
 		}
 	}
+}
+
+func FuzzSystemd(f *testing.F) {
+	f.Add([]byte(systemd("libsystemd-shared-257.so")))
+	f.Add(machinetest.Program(elf.EM_X86_64, "", " +TPM2 "))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		file, err := elf.NewFile(bytes.NewReader(data))
+		if err != nil {
+			return
+		}
+		if library, err := sharedLibrary(file); err == nil && !strings.HasPrefix(library, sharedPrefix) {
+			t.Errorf("library %q", library)
+		}
+		if yes, err := feature(file, "TPM2"); yes && (err != nil || !bytes.Contains(data, []byte("TPM2"))) {
+			t.Errorf("a feature out of nothing, %v", err)
+		}
+	})
 }
