@@ -26,46 +26,51 @@ func concerned(dir root.Dir) bool {
 	return err != nil
 }
 
+// errUnfinished is what units are blocked with until their policy is in force.
+var errUnfinished = errors.New("bootseal-generator did not finish; run \"systemctl daemon-reload\", then look at \"journalctl -b -t bootseal-generator\"")
+
 // generate writes the drop-ins for all policies below dir into the folder
 // normal. It reports whether every policy is in force; the units of the others
 // are blocked.
+//
+// All units are blocked before anything is read that could be the end of the
+// generator: what it leaves behind then keeps them from starting.
 func generate(dir root.Dir, normal string, log *logger) bool {
 	files, errs := policy.Find(dir)
-	for _, err := range errs {
-		log.print(levelError, err.Error())
-	}
-	if len(files) == 0 {
-		return len(errs) == 0
-	}
-	planner, err := units.NewPlanner(dir)
-	plan := func(file policy.File) units.Plan { return planner.Plan(file) }
-	if err != nil {
-		plan = func(file policy.File) units.Plan { return units.Block(file, err) }
-	}
-	ok := len(errs) == 0
-	write := func(d units.DropIn) {
-		if err := writeDropIn(normal, d); err != nil {
-			log.print(levelError, err.Error())
-			ok = false
+	write := func(dropIns []units.DropIn) {
+		for _, d := range dropIns {
+			if err := writeDropIn(normal, d); err != nil {
+				errs = append(errs, err)
+			}
 		}
 	}
 	for _, file := range files {
-		p := plan(file)
-		for _, d := range p.DropIns {
-			write(d)
-		}
-		switch {
-		case errors.Is(p.Err, units.ErrMasked), errors.Is(p.Err, units.ErrNotFound):
-			log.print(levelNotice, p.Err.Error())
-		case p.Err != nil:
-			log.print(levelError, fmt.Sprintf("blocking %s: %v", file.Unit, p.Err))
-			ok = false
+		write(units.Block(file, errUnfinished).DropIns)
+	}
+	write(units.Siblings(files))
+	if len(files) > 0 {
+		planner, err := units.NewPlanner(dir)
+		for _, file := range files {
+			var plan units.Plan
+			if err != nil {
+				plan = units.Block(file, err)
+			} else {
+				plan = planner.Plan(file)
+			}
+			write(plan.DropIns)
+			switch {
+			case plan.Err == nil:
+			case errors.Is(plan.Err, units.ErrMasked), errors.Is(plan.Err, units.ErrNotFound):
+				log.print(levelNotice, plan.Err.Error())
+			default:
+				errs = append(errs, fmt.Errorf("blocking %s: %w", file.Unit, plan.Err))
+			}
 		}
 	}
-	for _, d := range units.Siblings(files) {
-		write(d)
+	for _, err := range errs {
+		log.print(levelError, err.Error())
 	}
-	return ok
+	return len(errs) == 0
 }
 
 func writeDropIn(normal string, d units.DropIn) error {

@@ -61,7 +61,7 @@ func expected(t *testing.T, folder string, version int) map[string]string {
 
 // installSystemd makes dir a machine on which that version runs as PID 1, with
 // TPM2 support and the libraries for it unless they are lacking.
-func installSystemd(t *testing.T, dir string, version int, lacks string) {
+func installSystemd(t testing.TB, dir string, version int, lacks string) {
 	t.Helper()
 	const folder = "/usr/lib/x86_64-linux-gnu/"
 	library := fmt.Sprintf("libsystemd-shared-%d.so", version)
@@ -83,7 +83,7 @@ func installSystemd(t *testing.T, dir string, version int, lacks string) {
 	}
 }
 
-func writeFile(t *testing.T, path string, data []byte) {
+func writeFile(t testing.TB, path string, data []byte) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
@@ -93,7 +93,7 @@ func writeFile(t *testing.T, path string, data []byte) {
 	}
 }
 
-func copyTree(t *testing.T, from, to string) {
+func copyTree(t testing.TB, from, to string) {
 	t.Helper()
 	err := filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {

@@ -53,11 +53,10 @@ func NewPlanner(dir root.Dir) (*Planner, error) {
 	return &Planner{dir: dir, tree: tree, version: version}, nil
 }
 
-// Plan works out the drop-ins for one policy file. It always has some, save for
-// units that are masked.
+// Plan works out the drop-ins for one policy file.
 func (pl *Planner) Plan(file policy.File) Plan {
 	if file.Masked {
-		return Plan{DropIns: []DropIn{comment(file.Unit, "The policy is masked by "+file.Path+".")}}
+		return masked(file)
 	}
 	p, err := policy.Load(pl.dir, file)
 	if err != nil {
@@ -67,8 +66,6 @@ func (pl *Planner) Plan(file policy.File) Plan {
 	}
 	u, err := pl.tree.Load(file.Unit)
 	switch {
-	case errors.Is(err, ErrMasked):
-		return Plan{Err: fmt.Errorf("%s: %w", p.Path, err)}
 	case err == nil && u.Name != file.Unit:
 		return blocked(file, u, p, fmt.Errorf("%s: %s is an alias of %s; name the policy after that", p.Path, file.Unit, u.Name))
 	case err != nil:
@@ -226,13 +223,17 @@ func (pl *Planner) unsealsTPM2() error {
 	return err
 }
 
-// Block keeps the unit of a policy from starting, for a reason that concerns
-// the whole machine.
+// Block keeps the unit of a policy from starting, for a reason that lies
+// outside of the policy and the unit.
 func Block(file policy.File, reason error) Plan {
 	if file.Masked {
-		return Plan{}
+		return masked(file)
 	}
 	return blocked(file, nil, nil, reason)
+}
+
+func masked(file policy.File) Plan {
+	return Plan{DropIns: []DropIn{comment(file.Unit, "The policy is masked by "+file.Path+".")}}
 }
 
 // blocked keeps the unit of a policy from starting.
