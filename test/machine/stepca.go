@@ -19,6 +19,18 @@ const Health = `health() {
 }
 `
 
+// Plaintext is a piece of script: plaintext lists the files below /run, /tmp,
+// /var and /etc that hold the secret, and says so if the journal does.
+func Plaintext(secret string) string {
+	return `plaintext() {
+	printf %s '` + secret + `' >/bootseal-test/out/needle
+	grep -rlaF -D skip -f /bootseal-test/out/needle /run /tmp /var /etc
+	if journalctl --merge --all --output=export | grep -qaF -f /bootseal-test/out/needle; then echo the journal; fi
+	rm /bootseal-test/out/needle
+}
+`
+}
+
 // InstallStepCA installs the real step-ca with its upstream unit as it is, makes
 // a CA whose keys are protected by the password, and enables the unit. The
 // password is left in /etc/step-ca/password.txt, as Smallstep's documentation has it.
