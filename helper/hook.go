@@ -107,12 +107,17 @@ func refuse(args []string) error {
 	return said(fmt.Errorf("%w: %s", errBlocked, strings.Join(args, " ")))
 }
 
-// said puts an error into the unit's status line.
+// said puts an error, and what to do about it, into the unit's status line.
 func said(err error) error {
-	if err != nil {
-		// Outside of a unit there is no status line; standard error is left.
-		_, _ = daemon.SdNotify(false, "STATUS="+strings.ReplaceAll(err.Error(), "\n", " "))
+	if err == nil {
+		return nil
 	}
+	text := err.Error()
+	if hint := outcomeOf(err).hint; hint != "" {
+		text += "; " + hint
+	}
+	// Outside of a unit there is no status line; standard error is left.
+	_, _ = daemon.SdNotify(false, "STATUS="+strings.ReplaceAll(text, "\n", " "))
 	return err
 }
 
