@@ -144,7 +144,7 @@ func (o *options) makeKeys(key string, mask uint64) (keys credential.Keys, blob 
 		policy.KeyHostTPM2: credential.PartHost | credential.PartTPM2,
 	}[key]
 	if key == policy.KeyAuto {
-		if parts, err = o.autoParts(); err != nil {
+		if parts, err = o.autoParts(mask); err != nil {
 			return keys, nil, err
 		}
 	}
@@ -162,7 +162,7 @@ func (o *options) makeKeys(key string, mask uint64) (keys credential.Keys, blob 
 		}
 	}
 	if parts&credential.PartTPM2 == 0 {
-		if mask != 0 && key != policy.KeyAuto {
+		if mask != 0 {
 			return keys, nil, usagef("PCRs are for credentials that are sealed to the TPM, not for --with-key=%s", key)
 		}
 		return keys, blob, nil
@@ -184,8 +184,8 @@ func (o *options) makeKeys(key string, mask uint64) (keys credential.Keys, blob 
 }
 
 // autoParts picks the host key unless it would be gone after a reboot, and the
-// TPM if there is one. It says so when that is not both.
-func (o *options) autoParts() (credential.Parts, error) {
+// TPM if there is one. It says so when that is not both. PCRs need the TPM.
+func (o *options) autoParts(mask uint64) (credential.Parts, error) {
 	path, err := machine.HostKeyPath()
 	if err != nil {
 		return 0, err
@@ -197,7 +197,7 @@ func (o *options) autoParts() (credential.Parts, error) {
 	device, err := machine.OpenTPM(o.device)
 	if err == nil {
 		device.Close()
-	} else if !errors.Is(err, machine.ErrNoTPM) {
+	} else if mask != 0 || !errors.Is(err, machine.ErrNoTPM) {
 		return 0, err
 	}
 	switch {
