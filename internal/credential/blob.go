@@ -48,6 +48,10 @@ const (
 //
 // To write a credential, set Type and what it asks for (TPM2, PublicKey, SRK)
 // and call [Blob.Seal].
+//
+// The main header is, little-endian: the type's id, 16 bytes; key_size (32),
+// block_size (1), iv_size (12) and tag_size (16), 4 bytes each; IV; zeros up to a
+// multiple of 8.
 type Blob struct {
 	Type      Type
 	IV        []byte     // 12 bytes; the reader takes 1 to 16384
@@ -60,25 +64,30 @@ type Blob struct {
 }
 
 // TPM2 is the TPM header: a secret sealed to a TPM, and the policy that opens it.
+// Little-endian: PCRMask, 8 bytes; PCRBank, 2; PrimaryAlg, 2; the sizes of Blob and
+// PolicyHash, 4 each; Blob; PolicyHash; zeros up to a multiple of 8.
 type TPM2 struct {
 	PCRMask    uint64 // literal PCRs: bit n is PCR n, below 2^24; 0 is none
 	PCRBank    uint16 // AlgSHA256, AlgSHA1, AlgSHA384 or AlgSHA512
 	PrimaryAlg uint16 // AlgECC or AlgRSA
-	Blob       []byte // TPM2B_PRIVATE and TPM2B_PUBLIC of the sealed object
+	Blob       []byte // TPM2B_PRIVATE and TPM2B_PUBLIC of the sealed object, 1 to 16384 bytes
 	PolicyHash []byte // 32 bytes: its authPolicy
 }
 
 // PublicKey is the public key header: whose signatures over PCR values are
-// accepted.
+// accepted. Little-endian: PCRMask, 8 bytes; the size of PEM, 4; PEM; zeros up to a
+// multiple of 8.
 type PublicKey struct {
 	PCRMask uint64 // signed PCRs, never 0; systemd's default is PCR 11
-	PEM     []byte // "BEGIN PUBLIC KEY", byte for byte as in the file
+	PEM     []byte // "BEGIN PUBLIC KEY", byte for byte as in the file, 1 to 1048576 bytes
 }
 
 // SRK is the pinned SRK header: the storage root key that was the parent of
-// the sealed object.
+// the sealed object. Stored are the size of a record, 4 bytes, little-endian, the
+// record, and zeros up to a multiple of 8; the record is handle, Name and Public as
+// tpm2-tss serializes them, big-endian.
 type SRK struct {
-	Public []byte // TPMT_PUBLIC
+	Public []byte // TPMT_PUBLIC; 90 bytes for ECC P-256, 282 for RSA 2048
 }
 
 // Name returns the TPM Name of the key: its nameAlg, SHA-256, and the digest
@@ -92,7 +101,11 @@ func (s *SRK) Name() []byte {
 // needs no key, is stricter than systemd where that is careless (sizes of 0,
 // bits beyond PCR 23, policy hashes other than SHA-256, SRK records that are
 // not exactly what systemd 262 writes), and starts nothing that is costly.
-// The result refers to the bytes of blob.
+// The result refers to the bytes of blob. It fails with [ErrTooLarge],
+// [ErrTooShort], [ErrUnknownType], [ErrKeySize], [ErrBlockSize], [ErrIVSize],
+// [ErrTagSize], [ErrPCRMask], [ErrPCRBank], [ErrPrimaryAlg], [ErrTPMBlobSize],
+// [ErrPolicyHashSize], [ErrPublicKeySize], [ErrSRKSize], [ErrSRK] or
+// [ErrScopeFlags].
 func Parse(blob []byte) (*Blob, error) {
 	b, err := parse(blob)
 	if err != nil {

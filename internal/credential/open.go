@@ -29,7 +29,9 @@ type Scope struct {
 	MachineID [16]byte // /etc/machine-id
 }
 
-// Plaintext is the content of a credential.
+// Plaintext is the content of a credential. What is encrypted is, little-endian:
+// Timestamp and NotAfter, 8 bytes each; the size of Name, 4; Name; zeros up to a
+// multiple of 8; Payload.
 type Plaintext struct {
 	Name      string // "" is none: fits every name
 	Timestamp uint64 // microseconds since the epoch, or Infinity

@@ -45,25 +45,22 @@ func unhex(s string) []byte {
 	return b
 }
 
-// createPrimary makes the primary key of a template in the owner hierarchy and
-// checks that what came back is such a key.
+// createPrimary makes the primary key of a template in the owner hierarchy.
 func (c *conn) createPrimary(templates map[uint16][]byte, alg uint16) (*parent, error) {
-	template := templates[alg]
 	rsp, err := tpm2.CreatePrimary{
 		PrimaryHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)},
 		InSensitive:   tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{Data: tpm2.NewTPMUSensitiveCreate(&tpm2.TPM2BSensitiveData{})}},
-		InPublic:      tpm2.BytesAs2B[tpm2.TPMTPublic](append(bytes.Clone(template), emptyUnique[alg]...)),
+		InPublic:      tpm2.BytesAs2B[tpm2.TPMTPublic](append(bytes.Clone(templates[alg]), emptyUnique[alg]...)),
 	}.Execute(c)
 	if err != nil {
 		return nil, classify(tpm2.TPMCCCreatePrimary, err)
 	}
-	raw := rsp.OutPublic.Bytes()
-	if !bytes.HasPrefix(raw, template) {
-		return nil, fmt.Errorf("%w: TPM2_CreatePrimary: the key is not what was asked for", ErrBadReply)
-	}
-	p, err := newParent(rsp.ObjectHandle, raw, ErrBadReply)
+	p, err := newParent(rsp.ObjectHandle, rsp.OutPublic.Bytes(), ErrBadReply)
 	if err != nil {
 		return nil, err
+	}
+	if uint16(p.public.Type) != alg {
+		return nil, fmt.Errorf("%w: TPM2_CreatePrimary: the key is not what was asked for", ErrBadReply)
 	}
 	if !bytes.Equal(rsp.Name.Buffer, p.name.Buffer) {
 		return nil, fmt.Errorf("%w: TPM2_CreatePrimary: the name is not that of the key", ErrBadReply)

@@ -25,8 +25,8 @@ var banks = []struct {
 	{credential.AlgSHA1, "sha1", 20},
 }
 
-// BankName returns "sha256" and so on, the names in PCR signature files.
-func BankName(alg uint16) string {
+// bankName returns "sha256" and so on, as in PCR signature files.
+func bankName(alg uint16) string {
 	for _, b := range banks {
 		if b.alg == alg {
 			return b.name
@@ -166,14 +166,14 @@ func (c *conn) readBank(bank uint16, mask uint64) (values map[int][]byte, dead s
 	for _, pcr := range credential.PCRs(mask) {
 		v, ok := values[pcr]
 		if !ok {
-			return nil, fmt.Sprintf("the TPM has no PCR %d in its %s bank", pcr, BankName(bank)), nil
+			return nil, fmt.Sprintf("the TPM has no PCR %d in its %s bank", pcr, bankName(bank)), nil
 		}
 		if !bytes.Equal(v, bytes.Repeat([]byte{0}, len(v))) && !bytes.Equal(v, bytes.Repeat([]byte{0xFF}, len(v))) {
 			alive = true
 		}
 	}
 	if !alive {
-		return nil, fmt.Sprintf("nothing was ever measured into %s of the %s bank", pcrList(credential.PCRs(mask)), BankName(bank)), nil
+		return nil, fmt.Sprintf("nothing was ever measured into %s of the %s bank", pcrList(credential.PCRs(mask)), bankName(bank)), nil
 	}
 	return values, "", nil
 }
@@ -220,10 +220,10 @@ func (c *conn) mismatch(h *credential.TPM2) error {
 	}
 	if len(e.Absent) > 0 {
 		e.Reason = fmt.Sprintf("the secret is bound to %s of the %s bank, and this TPM has no %s there",
-			pcrList(e.PCRs), BankName(e.Bank), pcrList(e.Absent))
+			pcrList(e.PCRs), bankName(e.Bank), pcrList(e.Absent))
 	} else {
 		e.Reason = fmt.Sprintf("the secret is bound to %s of the %s bank, and at least one of them has another value than when it was sealed",
-			pcrList(e.PCRs), BankName(e.Bank))
+			pcrList(e.PCRs), bankName(e.Bank))
 	}
 	return e
 }

@@ -113,7 +113,7 @@ func parseSignature(entry map[string]json.RawMessage) (s signature, use bool, er
 
 // find returns the first signature for these PCRs by this key over this policy.
 func (s *Signatures) find(bank uint16, mask uint64, pkfp, pol []byte) ([]byte, bool) {
-	for _, e := range s.banks[BankName(bank)] {
+	for _, e := range s.banks[bankName(bank)] {
 		if e.mask == mask && bytes.Equal(e.pkfp, pkfp) && bytes.Equal(e.pol, pol) {
 			return e.sig, true
 		}
@@ -210,7 +210,7 @@ func (c *conn) authorize(s *session, b *credential.Blob, signer *signer, exponen
 	pol := digest.PolicyDigest.Buffer
 	sig, ok := sigs.find(b.TPM2.PCRBank, b.PublicKey.PCRMask, signer.pkfp, pol)
 	if !ok {
-		return fmt.Errorf("%w: key %x, %s of the %s bank", ErrNoSignature, signer.pkfp, pcrList(credential.PCRs(b.PublicKey.PCRMask)), BankName(b.TPM2.PCRBank))
+		return fmt.Errorf("%w: key %x, %s of the %s bank", ErrNoSignature, signer.pkfp, pcrList(credential.PCRs(b.PublicKey.PCRMask)), bankName(b.TPM2.PCRBank))
 	}
 	signed := sha256.Sum256(pol)
 	ticket, err := tpm2.VerifySignature{

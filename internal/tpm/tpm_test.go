@@ -609,6 +609,32 @@ func TestPanic(t *testing.T) {
 	}
 }
 
+// TestNoLockout: however often unsealing fails, the TPM does not count it.
+func TestNoLockout(t *testing.T) {
+	tpm := startTPM(t, "a", "p1")
+	mismatch := seal(t, tpm, bound(credential.TypeTPM2, 1<<7))
+	pinned := seal(t, tpm, bound(credential.TypeTPM2Pinned, 1<<7))
+	foreign := golden(t)
+	foreign.TPM2.Blob[20] ^= 1
+	tpm.measure(7)
+	for range 40 { // more than the tries it allows
+		for _, b := range []*credential.Blob{mismatch, pinned, foreign} {
+			if _, err := UnsealAll(Retry(tpm), []*credential.Blob{b}, nil); err == nil {
+				t.Fatal("unsealed")
+			}
+		}
+	}
+	const lockoutCounter = 0x20E // TPM_PT_LOCKOUT_COUNTER
+	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapTPMProperties, Property: lockoutCounter, PropertyCount: 1}.Execute(sendFunc(tpm.raw))
+	must(t, err)
+	properties, err := rsp.CapabilityData.Data.TPMProperties()
+	must(t, err)
+	if p := properties.TPMProperty[0]; p.Property != lockoutCounter || p.Value != 0 {
+		t.Errorf("lockout counter: %+v", p)
+	}
+	unseal(t, tpm, seal(t, tpm, bound(credential.TypeTPM2, 1<<7)), nil)
+}
+
 // TestSlotsTaken: somebody else holds all sessions, or all objects, of a TPM
 // without a resource manager.
 func TestSlotsTaken(t *testing.T) {
