@@ -339,7 +339,7 @@ section answers; STEPPATH=/root/.step step ca health --ca-url https://127.0.0.1:
 section status; systemctl status --full --lines=10 step-ca
 section mounts; mounts
 section plaintext; plaintext
-section journal; journalctl --unit=step-ca
+section journal; journalctl --boot --unit=step-ca
 `)
 	if state := out["state"]; state != "failed" && state != "inactive" || out["answers"] != "" {
 		t.Errorf("step-ca is %s, and answers %q", out["state"], out["answers"])
