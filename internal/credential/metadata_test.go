@@ -2,17 +2,46 @@ package credential
 
 import (
 	"encoding/binary"
+	"errors"
+	"strings"
 	"testing"
 )
+
+func metadata(nameSize uint32, rest string) []byte {
+	b := binary.LittleEndian.AppendUint64(nil, 1)
+	b = binary.LittleEndian.AppendUint64(b, Infinity)
+	b = binary.LittleEndian.AppendUint32(b, nameSize)
+	return append(b, rest...)
+}
+
+func TestMetadataSizes(t *testing.T) {
+	long := strings.Repeat("n", 400)
+	for _, c := range []struct {
+		buf  []byte
+		want error
+	}{
+		{metadata(0, "1234"), nil},
+		{metadata(4, "name"), nil},
+		{metadata(5, "names"), ErrMetadata}, // its padding is missing
+		{metadata(5, "names\x00\x00\x00\x00\x00\x00\x00"), nil},
+		{metadata(12, "namesnamesnam"), nil},
+		{metadata(13, "namesnamesnam"), ErrMetadata},
+		{metadata(255, long), nil},
+		{metadata(256, long), ErrMetadata},
+		{metadata(1<<31, long), ErrMetadata},
+		{metadata(1<<32-1, long), ErrMetadata},
+		{metadata(0, "123"), ErrTooShort},
+	} {
+		if _, err := parsePlaintext(c.buf); !errors.Is(err, c.want) {
+			t.Errorf("%x: got %v, want %v", c.buf, err, c.want)
+		}
+	}
+}
 
 // FuzzOpen takes what comes out of the cipher apart.
 func FuzzOpen(f *testing.F) {
 	for _, name := range []string{"", "vector", "a/b", "name\x00"} {
-		b := make([]byte, metadataHeader, 64)
-		binary.LittleEndian.PutUint64(b, 1735689600000000)
-		binary.LittleEndian.PutUint64(b[8:], Infinity)
-		binary.LittleEndian.PutUint32(b[16:], uint32(len(name)))
-		b = pad8(append(b, name...))
+		b := pad8(metadata(uint32(len(name)), name))
 		f.Add(append(b, "payload"...))
 		f.Add(b[:23])
 	}

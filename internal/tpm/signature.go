@@ -76,19 +76,14 @@ func parseSignature(entry map[string]json.RawMessage) (s signature, use bool, er
 	if _, ok := entry["ref"]; ok {
 		return s, false, nil
 	}
-	var pcrs []uint8
-	var list []json.Number
-	if err := json.Unmarshal(entry["pcrs"], &list); err != nil {
+	var pcrs []uint64
+	if err := json.Unmarshal(entry["pcrs"], &pcrs); err != nil {
 		return s, false, fmt.Errorf("pcrs: expected a list of numbers: %w", err)
 	}
-	for _, n := range list {
-		pcr, err := n.Int64()
-		if err != nil || pcr < 0 || pcr >= maxPCRs {
-			return s, false, fmt.Errorf("pcrs: %q is not a PCR (0 to %d)", n.String(), maxPCRs-1)
-		}
-		pcrs = append(pcrs, uint8(pcr))
-	}
 	for _, pcr := range pcrs {
+		if pcr >= maxPCRs {
+			return s, false, fmt.Errorf("pcrs: %d is not a PCR (0 to %d)", pcr, maxPCRs-1)
+		}
 		s.mask |= 1 << pcr
 	}
 	for key, dst := range map[string]*[]byte{"pkfp": &s.pkfp, "pol": &s.pol, "sig": &s.sig} {

@@ -663,6 +663,34 @@ func TestSlotsTaken(t *testing.T) {
 	unseal(t, tpm, b, nil)
 }
 
+// TestExponentZero: systemd 255.0 to 255.2 wrote the exponent 65537 of a public
+// key as 0, which only trying can tell when literal PCRs are bound as well.
+func TestExponentZero(t *testing.T) {
+	tpm := startTPM(t, "a", "p1")
+	key, public := newSigner(t)
+	signer, err := parsePublicKey(public.PEM)
+	must(t, err)
+	b := bound(credential.TypeTPM2PublicKey, 1<<7)
+	b.PublicKey = public
+	seal(t, tpm, b)
+
+	c := &conn{t: Retry(tpm)}
+	values, err := c.readPCRs(credential.AlgSHA256, 1<<7)
+	must(t, err)
+	b.TPM2.PolicyHash = policyPCR(policyAuthorize(signer.name(0)), credential.AlgSHA256, 1<<7, inOrder(values, 1<<7))
+	parent, err := c.createPrimary(legacyTemplates, credential.AlgECC)
+	must(t, err)
+	b.TPM2.Blob, err = c.create(parent, b.TPM2.PolicyHash, secret)
+	must(t, c.close(err))
+
+	sigs := sign(t, tpm, key, public.PCRMask)
+	unseal(t, tpm, b, sigs)
+	tpm.measure(7)
+	if _, err := UnsealAll(Retry(tpm), []*credential.Blob{b}, sigs); class(err) != "tpm-policy-mismatch" {
+		t.Errorf("with another PCR 7: %v", err)
+	}
+}
+
 // TestForeignSigner: a credential whose public key was exchanged, with a good
 // signature by the new key.
 func TestForeignSigner(t *testing.T) {
