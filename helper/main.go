@@ -24,6 +24,7 @@ var verbs = map[string]func(args []string) error{
 	"cleanup":  cleanup,
 	"explain":  explain,
 	"refuse":   refuse,
+	"serve":    serve,
 }
 
 func main() {

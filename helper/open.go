@@ -26,6 +26,17 @@ type sealed struct {
 	blob *credential.Blob
 }
 
+// sealedError says which of several credentials could not be opened. Errors that
+// are about none of them are about the TPM.
+type sealedError struct {
+	sealed *sealed
+	err    error
+}
+
+func (e *sealedError) Error() string { return fmt.Sprintf("%s: %v", e.sealed.file, e.err) }
+
+func (e *sealedError) Unwrap() error { return e.err }
+
 // readSealed reads and parses a credential file.
 func readSealed(file, name string) (*sealed, error) {
 	text, err := root.Dir("/").ReadFile(file, credential.MaxText)
@@ -72,7 +83,7 @@ func (o opening) open(all []*sealed) ([]*credential.Plaintext, error) {
 		if s.blob.Type.NeedsHost() && keys.Host == nil {
 			host, err := hostKey()
 			if err != nil {
-				return nil, fmt.Errorf("%s: %w", s.file, err)
+				return nil, &sealedError{s, err}
 			}
 			keys.Host = host
 			defer clear(host)
@@ -89,7 +100,7 @@ func (o opening) open(all []*sealed) ([]*credential.Plaintext, error) {
 		if err != nil {
 			var at *tpm.BlobError
 			if errors.As(err, &at) {
-				return nil, fmt.Errorf("%s: %w", all[at.Index].file, at.Err)
+				return nil, &sealedError{all[at.Index], at.Err}
 			}
 			return nil, err
 		}
@@ -105,7 +116,7 @@ func (o opening) open(all []*sealed) ([]*credential.Plaintext, error) {
 		}
 		if err != nil {
 			wipe(opened)
-			return nil, fmt.Errorf("%s: %w", s.file, err)
+			return nil, &sealedError{s, err}
 		}
 	}
 	return opened, nil
@@ -122,7 +133,7 @@ func (o opening) acceptNull(s *sealed) error {
 		return err
 	}
 	if secure && machine.FirmwareTPM2("/") {
-		return fmt.Errorf("%s: %w", s.file, errNullKey)
+		return &sealedError{s, errNullKey}
 	}
 	return nil
 }

@@ -15,8 +15,8 @@ const (
 	year = 31557600 * time.Second // 365.25 days
 )
 
-// units are the units of time spans (systemd.time(7)).
-var units = map[string]time.Duration{
+// timeUnits are the units of time spans (systemd.time(7)).
+var timeUnits = map[string]time.Duration{
 	"us": time.Microsecond, "usec": time.Microsecond, "µs": time.Microsecond, "μs": time.Microsecond,
 	"ms": time.Millisecond, "msec": time.Millisecond,
 	"": time.Second, "s": time.Second, "sec": time.Second, "second": time.Second, "seconds": time.Second,
@@ -124,7 +124,7 @@ func parseSpan(text string) (time.Duration, error) {
 		if end < 0 {
 			end = len(text)
 		}
-		unit, ok := units[text[:end]]
+		unit, ok := timeUnits[text[:end]]
 		if !ok {
 			return 0, errTimestamp
 		}

@@ -13,6 +13,9 @@ import (
 // HelperPath is where the bootseal command is installed; set by the build.
 var HelperPath = "/usr/bin/bootseal"
 
+// SocketPath is where bootseal.socket listens.
+const SocketPath = "/run/bootseal/unseal.sock"
+
 // DropInName is the file name of the drop-ins that put a policy into force. The
 // installed service.d/zz-bootseal.conf has the same one: it keeps units with a
 // policy from starting until a drop-in of the generator takes its place.
@@ -65,8 +68,8 @@ func (d *dropIn) notify(u *Unit) {
 	}
 }
 
-// render writes the drop-in that puts p into force for u. The delivery is
-// policy.Native or policy.Prestart.
+// render writes the drop-in that puts p into force for u. The delivery is any
+// but policy.Auto.
 func render(p *policy.Policy, u *Unit, delivery policy.Delivery, version int) (string, error) {
 	// folder is $CREDENTIALS_DIRECTORY, as a unit file has it.
 	folder := "%d"
@@ -94,26 +97,39 @@ func render(p *policy.Policy, u *Unit, delivery policy.Delivery, version int) (s
 	d.checks(u, p.Replaced())
 	d.set("PrivateMounts", "true")
 	rooted := u.Last("Service", "RootDirectory") != "" || u.Last("Service", "RootImage") != ""
-	if delivery == policy.Native {
+	own := func(names ...string) bool {
+		return slices.ContainsFunc(names, func(name string) bool { return len(u.List("Service", name)) > 0 })
+	}
+	switch {
+	case delivery != policy.Prestart:
+	case rooted:
+		return "", errors.New("the unit has a root directory of its own, in which the hook cannot run")
+	case own("LoadCredential", "SetCredential"):
+		return "", fmt.Errorf("the unit has a LoadCredential= or SetCredential= of its own, which systemd %d cannot combine with the hook", version)
+	}
+	switch delivery {
+	case policy.Native:
 		for _, c := range p.Credentials {
 			d.set("LoadCredentialEncrypted", c.Name+":"+escapeSpecifiers(c.Source))
 		}
-		if !rooted {
-			d.set("ExecStopPost", "-+"+HelperPath+" explain --unit=%n "+strings.Join(hook, " "))
+	case policy.Socket:
+		if version == hidesRunCredentials && own("ExecCondition", "ExecStartPre") {
+			return "", fmt.Errorf(`the unit has an ExecCondition= or ExecStartPre= of its own, which systemd %d cannot combine with delivery = "socket"; expected "prestart" or "auto"`, version)
 		}
-	} else {
-		switch {
-		case rooted:
-			return "", errors.New("the unit has a root directory of its own, in which the hook cannot run")
-		case len(u.List("Service", "LoadCredential")) > 0 || len(u.List("Service", "SetCredential")) > 0:
-			return "", fmt.Errorf("the unit has a LoadCredential= or SetCredential= of its own, which systemd %d cannot combine with the hook", version)
+		d.unit = append(d.unit, "Requires=bootseal.socket", "After=bootseal.socket")
+		for _, c := range p.Credentials {
+			d.set("LoadCredential", c.Name+":"+SocketPath)
 		}
+	case policy.Prestart:
 		d.prestart(u, folder, hook, p.Seal.Key == policy.KeyNull)
+	}
+	if delivery != policy.Prestart && !rooted {
+		d.set("ExecStopPost", "-+"+HelperPath+" explain --unit=%n "+strings.Join(hook, " "))
 	}
 	for _, line := range commands {
 		d.set("ExecStart", line)
 	}
-	if version < allowsTPM && u.restrictsDevices() {
+	if (version < allowsTPM || delivery == policy.Socket) && u.restrictsDevices() {
 		d.set("DeviceAllow", "char-tpm rw")
 	}
 	d.notify(u)
@@ -260,7 +276,7 @@ func undoes(after []Setting, u *Unit, p *policy.Policy, text string) error {
 		switch s.Name {
 		case "LoadCredential", "LoadCredentialEncrypted":
 			// An empty one of either kind resets both.
-			undone = set("LoadCredentialEncrypted") && (s.Value == "" || slices.ContainsFunc(p.Credentials, func(c policy.Credential) bool {
+			undone = (set("LoadCredential") || set("LoadCredentialEncrypted")) && (s.Value == "" || slices.ContainsFunc(p.Credentials, func(c policy.Credential) bool {
 				name, _, _ := strings.Cut(s.Value, ":")
 				return name == c.Name
 			}))

@@ -96,45 +96,55 @@ func (pl *Planner) apply(p *policy.Policy, u *Unit) (policy.Delivery, string, er
 
 // delivery follows the generations of systemd and what the blobs ask for.
 func (pl *Planner) delivery(p *policy.Policy) (policy.Delivery, error) {
-	if pl.version < oldest {
-		return "", fmt.Errorf("systemd %d is too old; at least %d is needed", pl.version, oldest)
-	}
 	fits := policy.Prestart
-	if pl.version >= opensCredentials {
+	var socketOnly error // why systemd itself cannot open the blobs
+	switch {
+	case pl.version < oldest:
+		return "", fmt.Errorf("systemd %d is too old; at least %d is needed", pl.version, oldest)
+	case pl.version >= opensCredentials:
 		fits = policy.Native
 	}
-	switch p.Delivery {
-	case policy.Auto, fits:
-	case policy.Socket:
-		return "", errors.New(`delivery = "socket" is not supported by this version of bootseal`)
-	case policy.Native:
-		return "", fmt.Errorf(`delivery = "native" needs systemd %d, this is %d; expected "prestart" or "auto"`, opensCredentials, pl.version)
-	default:
-		return "", fmt.Errorf(`delivery = "prestart" ends with systemd %d, this is %d; expected "native" or "auto"`, opensCredentials-1, pl.version)
-	}
 	for _, c := range p.Credentials {
-		blob, err := pl.readBlob(c.Source)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // the unit says so when it starts
+		blob, err := ReadBlob(pl.dir, p, c)
+		// One that is missing may be there when the unit starts, or else the
+		// unit says so.
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", err
 		}
-		if err == nil {
-			err = strongEnough(blob, p.Seal)
-		}
-		if err != nil {
-			return "", fmt.Errorf(`credential %s, %s: %w; seal it again with "bootseal encrypt --unit=%s %s"`, c.Name, c.Source, err, p.Unit, c.Name)
-		}
-		if fits != policy.Native {
-			continue
-		}
-		if err := pl.opens(blob); err != nil {
-			return "", fmt.Errorf("credential %s, %s: %w", c.Name, c.Source, err)
+		if err := pl.opens(blob, p.Seal); err != nil && fits != policy.Prestart {
+			fits, socketOnly = policy.Socket, fmt.Errorf("credential %s, %s: %w", c.Name, c.Source, err)
 		}
 	}
-	return fits, nil
+	switch {
+	case p.Delivery == policy.Auto || p.Delivery == fits:
+		return fits, nil
+	case p.Delivery == policy.Socket && pl.version >= hidesRunCredentials:
+		return policy.Socket, nil
+	case p.Delivery == policy.Native && socketOnly != nil:
+		return "", fmt.Errorf(`delivery = "native" cannot work: %w; expected "socket" or "auto"`, socketOnly)
+	case p.Delivery == policy.Native:
+		return "", fmt.Errorf(`delivery = "native" needs systemd %d, this is %d; expected "prestart" or "auto"`, opensCredentials, pl.version)
+	case p.Delivery == policy.Prestart:
+		return "", fmt.Errorf(`delivery = "prestart" ends with systemd %d, this is %d; expected "socket" or "auto"`, opensCredentials-1, pl.version)
+	}
+	return "", fmt.Errorf(`delivery = "socket" needs systemd %d, this is %d; expected "prestart" or "auto"`, hidesRunCredentials, pl.version)
 }
 
-func (pl *Planner) readBlob(file string) (*credential.Blob, error) {
-	text, err := pl.dir.ReadFile(file, credential.MaxText)
+// ReadBlob reads the blob of a policy's credential and makes sure that it is
+// sealed as strongly as the policy demands.
+func ReadBlob(dir root.Dir, p *policy.Policy, c policy.Credential) (*credential.Blob, error) {
+	blob, err := readBlob(dir, c.Source)
+	if err == nil {
+		err = strongEnough(blob, p.Seal)
+	}
+	if err != nil {
+		return nil, fmt.Errorf(`credential %s, %s: %w; seal it again with "bootseal encrypt --unit=%s %s"`, c.Name, c.Source, err, p.Unit, c.Name)
+	}
+	return blob, nil
+}
+
+func readBlob(dir root.Dir, file string) (*credential.Blob, error) {
+	text, err := dir.ReadFile(file, credential.MaxText)
 	if err != nil {
 		return nil, err
 	}
@@ -188,13 +198,17 @@ func pcrs(list []int) string {
 	return "PCR " + strings.Join(s, "+")
 }
 
-// opens tells why PID 1 itself cannot open the blob.
-func (pl *Planner) opens(blob *credential.Blob) error {
-	const socket = "delivery over a socket, which could, is not supported by this version of bootseal"
-	if since := blob.Since(); since > pl.version {
-		return fmt.Errorf("systemd %d cannot open a credential of this kind (%s), which needs %d, and %s", pl.version, blob.Type, since, socket)
+// opens tells why PID 1 itself cannot open the blob. One that is not there yet
+// (nil) will be what the policy says.
+func (pl *Planner) opens(blob *credential.Blob, seal policy.Seal) error {
+	tpm2 := seal.Key != policy.KeyHost && seal.Key != policy.KeyNull
+	if blob != nil {
+		tpm2 = blob.Type.NeedsTPM2()
+		if since := blob.Since(); since > pl.version {
+			return fmt.Errorf("systemd %d cannot open a credential of this kind (%s), which needs %d", pl.version, blob.Type, since)
+		}
 	}
-	if !blob.Type.NeedsTPM2() {
+	if !tpm2 {
 		return nil
 	}
 	if pl.tpm2 == nil {
@@ -202,7 +216,7 @@ func (pl *Planner) opens(blob *credential.Blob) error {
 		pl.tpm2 = func() error { return err }
 	}
 	if err := pl.tpm2(); err != nil {
-		return fmt.Errorf("systemd cannot unseal it: %w, and %s", err, socket)
+		return fmt.Errorf("systemd cannot unseal it: %w", err)
 	}
 	return nil
 }
