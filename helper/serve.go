@@ -262,9 +262,9 @@ func (r *request) refuse(cause error) {
 	defer r.conn.Close()
 	if r.unit == "" {
 		log.Printf("<4>refusing a connection: %v", cause)
-		return
+	} else {
+		log.Printf("<3>%s: refusing credential %s: %v", r.unit, r.name, cause)
 	}
-	log.Printf("<3>%s: refusing credential %s: %v", r.unit, r.name, cause)
 	if err := r.conn.SetDeadline(time.Now().Add(patience)); err == nil {
 		_, _ = r.conn.Write(make([]byte, refusal))
 	}

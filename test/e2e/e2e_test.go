@@ -242,6 +242,7 @@ StandardError=null
 pid=$(property MainPID)
 folder=$(tr '\0' '\n' </proc/$pid/environ | sed -n 's/^CREDENTIALS_DIRECTORY=//p')
 nsenter --target $pid --mount stat --format='%a %U %n' $folder $folder/*
+section place; echo $folder
 section filesystem; nsenter --target $pid --mount stat --file-system --format=%T $folder
 section environment; tr '\0' '\n' </proc/$pid/environ
 section command; tr '\0' '\n' </proc/$pid/cmdline
@@ -259,7 +260,7 @@ section command; tr '\0' '\n' </proc/$pid/cmdline
 	// systemd itself shows /run/credentials to other processes of the same user
 	// that have no namespace of their own. Where bootseal makes the place,
 	// nobody but root gets in.
-	if m.Version < 250 && strings.Contains(out["same"], password) {
+	if strings.HasPrefix(out["place"], "/run/bootseal/") && strings.Contains(out["same"], password) {
 		t.Error("another unit of the same user can read the credential of step-ca")
 	}
 	for _, name := range []string{"environment", "command"} {
@@ -312,14 +313,13 @@ func failures(version int) []failure {
 		{"policy asks for more", func(t *testing.T, m *machine.Machine) {
 			write(t, m, policy, strings.Replace(policyText, "[7]", "[7, 14]", 1), 0o644)
 		}, []string{policy, blob, "PCR 7+14"}},
-		{"dead generator", func(t *testing.T, m *machine.Machine) {
-			generator := "/usr/lib/systemd/system-generators/bootseal-generator"
-			if _, err := os.Stat(m.Path(generator)); err != nil {
-				generator = "/lib/systemd/system-generators/bootseal-generator"
-			}
-			remove(t, m, generator)
-			write(t, m, generator, "#!/bin/sh\nkill -KILL $$\n", 0o755)
-		}, []string{policy}},
+		{"generator that dies half-way", func(t *testing.T, m *machine.Machine) {
+			// In units of 512 bytes: enough to block the unit, not for its drop-in.
+			wrapGenerator(t, m, "ulimit -f 1; exec /root/real-generator \"$@\"")
+		}, []string{"bootseal-generator", "systemctl daemon-reload"}},
+		{"generator that does nothing", func(t *testing.T, m *machine.Machine) {
+			wrapGenerator(t, m, "kill -KILL $$")
+		}, []string{"/etc/step-ca/password.txt was not met"}},
 	}
 	if version >= 250 {
 		// As LXC images ship it.
@@ -328,6 +328,51 @@ func failures(version int) []failure {
 		}, []string{policy, "/etc/systemd/system/service.d/zzz-lxc-service.conf"}})
 	}
 	return all
+}
+
+// wrapGenerator puts a shell script in the generator's place.
+func wrapGenerator(t *testing.T, m *machine.Machine, script string) {
+	t.Helper()
+	generator := "/usr/lib/systemd/system-generators/bootseal-generator"
+	if _, err := os.Stat(m.Path(generator)); err != nil {
+		generator = "/lib/systemd/system-generators/bootseal-generator"
+	}
+	if err := os.Rename(m.Path(generator), m.Path("/root/real-generator")); err != nil {
+		t.Fatal(err)
+	}
+	write(t, m, generator, "#!/bin/sh\n"+script+"\n", 0o755)
+}
+
+// TestDeadGenerator: a unit that has a policy, and no condition that would skip
+// it, does not start without what the generator makes of it.
+func TestDeadGenerator(t *testing.T) {
+	for _, version := range machine.Versions {
+		t.Run(fmt.Sprint(version), func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, version)
+			if err := m.InstallBootseal(); err != nil {
+				t.Fatal(err)
+			}
+			wrapGenerator(t, m, "kill -KILL $$")
+			for _, unit := range []string{"covered", "other", "masked", "instance@"} {
+				write(t, m, "/etc/systemd/system/"+unit+".service", "[Service]\nExecStart=/bin/sleep 1000\n[Install]\nWantedBy=multi-user.target\n", 0o644)
+			}
+			for _, unit := range []string{"covered", "instance@"} {
+				write(t, m, "/etc/bootseal/"+unit+".service.toml", "[[credential]]\nname = \"a\"\n", 0o644)
+			}
+			write(t, m, "/etc/bootseal/masked.service.toml", "", 0o644)
+			boot(t, m, "systemctl enable covered other masked instance@x")
+			out := boot(t, m, `
+section states; property ActiveState covered; property ActiveState other; property ActiveState masked; property ActiveState instance@x
+section covered; systemctl status --full covered
+section instance; systemctl status --full instance@x
+true
+`)
+			want(t, "covered, other, masked, instance", out["states"], "inactive\nactive\nactive\ninactive")
+			wantContains(t, "systemctl status", out["covered"], "AssertFileNotEmpty=!/etc/bootseal/covered.service.toml was not met")
+			wantContains(t, "systemctl status", out["instance"], "AssertFileNotEmpty=!/etc/bootseal/instance@.service.toml was not met")
+		})
+	}
 }
 
 // testRefuses boots a machine whose credential cannot be delivered.

@@ -1,0 +1,185 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/bootseal/bootseal/test/machine"
+)
+
+// withoutTSS takes from a machine what its systemd needs to use a TPM.
+func withoutTSS(t *testing.T, m *machine.Machine) {
+	t.Helper()
+	libraries, err := filepath.Glob(m.Path("/usr/lib/*/libtss2-*"))
+	if err != nil || len(libraries) == 0 {
+		t.Fatalf("no libtss2 to remove: %v", err)
+	}
+	for _, library := range libraries {
+		if err := os.Remove(library); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestSocket is TestStepCA where systemd cannot unseal the credential itself, or
+// where the policy wants the socket.
+func TestSocket(t *testing.T) {
+	for _, version := range machine.Versions {
+		t.Run(fmt.Sprint(version), func(t *testing.T) {
+			t.Parallel()
+			m := sealed(t, version)
+			if version < 250 {
+				write(t, m, policy, "delivery = \"socket\"\n"+policyText, 0o644)
+			} else {
+				withoutTSS(t, m)
+			}
+			t.Run("serves", func(t *testing.T) { t.Parallel(); testSocketServes(t, clone(t, m)) })
+			t.Run("keeps its credential to itself", func(t *testing.T) { t.Parallel(); testSecret(t, clone(t, m)) })
+			t.Run("refuses strangers", func(t *testing.T) { t.Parallel(); testStrangers(t, clone(t, m)) })
+			for _, f := range failures(version) {
+				t.Run(f.name, func(t *testing.T) {
+					t.Parallel()
+					c := clone(t, m)
+					f.breaks(t, c)
+					if version < 250 {
+						// 247 cannot run ExecStopPost= of a unit whose
+						// LoadCredential= has failed; the reason is in the
+						// journal only.
+						f.says = nil
+					}
+					testRefuses(t, c, f.says)
+				})
+			}
+		})
+	}
+}
+
+func testSocketServes(t *testing.T, m *machine.Machine) {
+	testServes(t, m)
+	out := boot(t, m, `
+section health; health
+section setting; systemctl cat step-ca
+section security; systemd-analyze security --no-pager bootseal.service
+server() { property MainPID bootseal.service; }
+descriptors() { ls /proc/1/fd | wc -l; }
+pid=$(server)
+before="$(mounts | wc -l) $(pgrep --count --full step-ca)"
+fds=$(descriptors)
+for i in $(seq 100); do systemctl reset-failed step-ca; systemctl restart step-ca || echo restart $i failed; done
+section left; health
+[ "$before" = "$(mounts | wc -l) $(pgrep --count --full step-ca)" ] || { mounts; pgrep --list-full --full step-ca; }
+now=$(descriptors); [ $now -le $((fds + 3)) ] || echo "PID 1 had $fds descriptors and has $now"
+pid=$(server)
+[ "$pid" = 0 ] || { now=$(ls /proc/$pid/fd | wc -l); [ $now -lt 16 ] || ls -l /proc/$pid/fd; }
+sleep 11
+section idle; property ActiveState bootseal.service; property Result bootseal.service; property ActiveState bootseal.socket
+`)
+	want(t, "health", out["health"], "ok")
+	if !strings.Contains(out["setting"], "/run/bootseal/unseal.sock") {
+		t.Errorf("not over the socket:\n%s", out["setting"])
+	}
+	want(t, "after a hundred restarts", out["left"], "ok")
+	want(t, "the server when it is idle", out["idle"], "inactive\nsuccess\nactive")
+	t.Logf("systemd-analyze security:\n%s", out["security"])
+}
+
+// testStrangers connects to the socket as others than PID 1 would.
+func testStrangers(t *testing.T, m *machine.Machine) {
+	write(t, m, "/usr/bin/client", `#!/usr/bin/perl
+use Socket;
+socket(my $s, AF_UNIX, SOCK_STREAM, 0) or die;
+bind($s, pack_sockaddr_un("\0" . $ARGV[0])) or die if $ARGV[0];
+connect($s, pack_sockaddr_un("/run/bootseal/unseal.sock")) or die "no access\n";
+shutdown($s, 1);
+my ($all, $part) = ("", "");
+$all .= $part while sysread($s, $part, 65536);
+print length($all) > 1 << 20 ? "refused\n" : "got $all\n";
+`, 0o755)
+	strange := map[string]string{
+		"name of another unit": "1/unit/step-ca.service/step-ca",
+		"not in the policy":   "1/unit/peek.service/other",
+		"no such unit":        "1/unit/none.service/step-ca",
+		"no name":             "",
+		"short":               "1/unit/step-ca.service",
+		"long":                "1/unit/step-ca.service/step-ca/x",
+		"another kind":        "1/user/step-ca.service/step-ca",
+		"up":                  "1/unit/../step-ca",
+	}
+	script := "section health; health\n"
+	for name, address := range strange {
+		script += "section " + name + "; systemd-run --quiet --pipe --wait --unit=peek client '" + address + "'\n"
+	}
+	out := boot(t, m, script+`
+section user; setpriv --reuid=nobody --clear-groups client 1/unit/step-ca.service/step-ca 2>&1
+section again; systemctl restart step-ca && health
+section journal; journalctl --unit=bootseal.service --output=cat
+true
+`)
+	for name := range strange {
+		want(t, name, out[name], "refused")
+	}
+	want(t, "another user", out["user"], "no access")
+	want(t, "PID 1, before and after", out["health"]+out["again"], "okok")
+	wantContains(t, "journal of the server", out["journal"], "step-ca.service: refusing credential step-ca: the peer, process ", "refusing a connection: the peer's address")
+}
+
+// TestManyUnits starts fifty units with two credentials each at once.
+func TestManyUnits(t *testing.T) {
+	const count = 50
+	for _, version := range []int{252, 257, 262} {
+		t.Run(fmt.Sprint(version), func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, version)
+			if err := m.InstallBootseal(); err != nil {
+				t.Fatal(err)
+			}
+			write(t, m, "/etc/systemd/system/many@.service", "[Service]\nType=oneshot\nRemainAfterExit=yes\nDynamicUser=yes\nExecStartPre=/bin/true\n"+
+				"ExecStart=/bin/sh -c '[ \"$(cat \"$CREDENTIALS_DIRECTORY\"/one) $(cat \"$CREDENTIALS_DIRECTORY\"/two)\" = \"secret one secret two\" ]'\n", 0o644)
+			write(t, m, "/etc/bootseal/many@.service.toml", "[[credential]]\nname = \"one\"\n[[credential]]\nname = \"two\"\n", 0o644)
+			// Also for a unit that starts before all others.
+			write(t, m, "/etc/systemd/system/early.service", "[Unit]\nDefaultDependencies=no\nBefore=sysinit.target\n[Install]\nWantedBy=sysinit.target\n"+
+				"[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c '[ \"$(cat \"$CREDENTIALS_DIRECTORY\"/one)\" = \"secret one\" ]'\n", 0o644)
+			write(t, m, "/etc/bootseal/early.service.toml", "[[credential]]\nname = \"one\"\n", 0o644)
+			boot(t, m, `
+for name in one two; do printf %s "secret $name" | bootseal encrypt --with-key=tpm2 - /etc/credstore.encrypted/$name || exit; done
+systemctl enable early
+`)
+			const script = `
+units=$(echo many@{1..50}.service)
+stamp() { date +%s%3N; }
+begin=$(stamp)
+for unit in $units; do systemctl start $unit; done
+section in turn; echo $(($(stamp) - begin))
+section started in turn; systemctl list-units --plain --no-legend --state=active 'many@*' | wc -l
+section setting; systemctl cat many@1.service
+section early; property ActiveState early; systemctl cat early | grep -o unseal.sock
+true
+`
+			// A software TPM serves one client at a time: systemd's own way
+			// needs the kernel's resource manager to start units at once.
+			native := boot(t, m, script)
+			withoutTSS(t, m)
+			socket := boot(t, m, script+`
+systemctl stop $units
+begin=$(stamp)
+systemctl start $units
+section at once; echo $(($(stamp) - begin))
+section started; systemctl list-units --plain --no-legend --state=active 'many@*' | wc -l
+section failed; systemctl --failed --plain --no-legend; journalctl --boot --unit=bootseal.service --priority=warning --output=cat
+`)
+			want(t, "native, started in turn", native["started in turn"], fmt.Sprint(count))
+			want(t, "unit in early boot, native", native["early"], "active")
+			want(t, "unit in early boot", socket["early"], "active\nunseal.sock")
+			want(t, "started in turn", socket["started in turn"], fmt.Sprint(count))
+			want(t, "started", socket["started"], fmt.Sprint(count))
+			want(t, "failed", socket["failed"], "")
+			if !strings.Contains(socket["setting"], "unseal.sock") {
+				t.Errorf("not over the socket:\n%s", socket["setting"])
+			}
+			t.Logf("%d units with two credentials each: in turn %s ms over the socket, %s ms native; at once %s ms over the socket", count, socket["in turn"], native["in turn"], socket["at once"])
+		})
+	}
+}
