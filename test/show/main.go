@@ -70,7 +70,7 @@ run head -c 60 /etc/credstore.encrypted/step-ca; echo ...
 	err = boot(m, `
 run cat /run/systemd/generator/step-ca.service.d/zz-bootseal.conf
 echo '$ step ca health --ca-url https://127.0.0.1:8443 --root /etc/step-ca/certs/root_ca.crt'
-health || exit
+health || { journalctl --boot --unit=step-ca | tail -20; exit 1; }
 run 'systemctl status --lines=0 step-ca | cat'
 echo "# files with the password below /run, /tmp, /var, /etc, apart from the unit's credential, and the journal:"
 found=$(plaintext | grep -v -e ^/run/credentials/step-ca.service/ -e ^/run/bootseal/step-ca.service/)
