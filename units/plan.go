@@ -26,6 +26,7 @@ type DropIn struct {
 type Plan struct {
 	DropIns  []DropIn
 	Delivery policy.Delivery // as chosen; empty where there is none
+	Why      string          // what the choice follows from; empty where there is none
 	// Err says why the unit is blocked: the drop-ins then keep it from
 	// starting. ErrNotFound and ErrMasked are among the reasons.
 	Err error
@@ -37,6 +38,8 @@ type Planner struct {
 	tree    *Tree
 	version int
 	tpm2    func() error
+	// assumeTPM2 says that systemd is taken to be built with TPM2 support.
+	assumeTPM2 bool
 }
 
 // NewPlanner reads what it needs to know about the machine below dir: the
@@ -46,6 +49,20 @@ func NewPlanner(dir root.Dir) (*Planner, error) {
 	if err != nil {
 		return nil, err
 	}
+	return newPlanner(dir, version)
+}
+
+// NewPlannerFor is for the machine below dir, as if its systemd had another
+// version: one that was built with TPM2 support and finds the same libraries.
+func NewPlannerFor(dir root.Dir, version int) (*Planner, error) {
+	pl, err := newPlanner(dir, version)
+	if err == nil {
+		pl.assumeTPM2 = true
+	}
+	return pl, err
+}
+
+func newPlanner(dir root.Dir, version int) (*Planner, error) {
 	tree, err := ReadTree(dir, version)
 	if err != nil {
 		return nil, err
@@ -71,63 +88,67 @@ func (pl *Planner) Plan(file policy.File) Plan {
 	case err != nil:
 		return blocked(file, nil, p, fmt.Errorf("%s: %w", p.Path, err))
 	}
-	delivery, text, err := pl.apply(p, u)
+	plan, err := pl.apply(p, u)
 	if err != nil {
 		return blocked(file, u, p, fmt.Errorf("%s: %w", p.Path, err))
 	}
-	return Plan{DropIns: []DropIn{{file.Unit, DropInName, text}}, Delivery: delivery}
+	return plan
 }
 
-func (pl *Planner) apply(p *policy.Policy, u *Unit) (policy.Delivery, string, error) {
-	delivery, err := pl.delivery(p)
+func (pl *Planner) apply(p *policy.Policy, u *Unit) (Plan, error) {
+	delivery, why, err := pl.delivery(p)
 	if err != nil {
-		return "", "", err
+		return Plan{}, err
 	}
 	before, after, err := u.later()
 	if err != nil {
-		return "", "", err
+		return Plan{}, err
 	}
 	text, err := render(p, before, delivery, pl.version)
 	if err != nil {
-		return "", "", err
+		return Plan{}, err
 	}
-	return delivery, text, undoes(after, u, p, text)
+	return Plan{DropIns: []DropIn{{p.Unit, DropInName, text}}, Delivery: delivery, Why: why}, undoes(after, u, p, text)
 }
 
-// delivery follows the generations of systemd and what the blobs ask for.
-func (pl *Planner) delivery(p *policy.Policy) (policy.Delivery, error) {
+// delivery follows the generations of systemd and what the blobs ask for. It
+// says why it is this one.
+func (pl *Planner) delivery(p *policy.Policy) (_ policy.Delivery, why string, err error) {
 	fits := policy.Prestart
+	why = fmt.Sprintf("systemd %d cannot open encrypted credentials, which takes %d", pl.version, opensCredentials)
 	var socketOnly error // why systemd itself cannot open the blobs
 	switch {
 	case pl.version < oldest:
-		return "", fmt.Errorf("systemd %d is too old; at least %d is needed", pl.version, oldest)
+		return "", "", fmt.Errorf("systemd %d is too old; at least %d is needed", pl.version, oldest)
 	case pl.version >= opensCredentials:
 		fits = policy.Native
+		why = fmt.Sprintf("systemd %d opens the credentials itself", pl.version)
 	}
 	for _, c := range p.Credentials {
 		blob, err := ReadBlob(pl.dir, p, c)
 		// One that is missing may be there when the unit starts, or else the
 		// unit says so.
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return "", err
+			return "", "", err
 		}
 		if err := pl.opens(blob, p.Seal); err != nil && fits != policy.Prestart {
 			fits, socketOnly = policy.Socket, fmt.Errorf("credential %s, %s: %w", c.Name, c.Source, err)
+			why = socketOnly.Error()
 		}
 	}
 	switch {
 	case p.Delivery == policy.Auto || p.Delivery == fits:
-		return fits, nil
+		return fits, why, nil
 	case p.Delivery == policy.Socket && pl.version >= hidesRunCredentials:
-		return policy.Socket, nil
+		return policy.Socket, "the policy says so", nil
 	case p.Delivery == policy.Native && socketOnly != nil:
-		return "", fmt.Errorf(`delivery = "native" cannot work: %w; expected "socket" or "auto"`, socketOnly)
+		return "", "", fmt.Errorf(`delivery = "native" cannot work: %w; expected "socket" or "auto"`, socketOnly)
 	case p.Delivery == policy.Native:
-		return "", fmt.Errorf(`delivery = "native" needs systemd %d, this is %d; expected "prestart" or "auto"`, opensCredentials, pl.version)
+		return "", "", fmt.Errorf(`delivery = "native" needs systemd %d, this is %d; expected "prestart" or "auto"`, opensCredentials, pl.version)
 	case p.Delivery == policy.Prestart:
-		return "", fmt.Errorf(`delivery = "prestart" ends with systemd %d, this is %d; expected "socket" or "auto"`, opensCredentials-1, pl.version)
+		return "", "", fmt.Errorf(`delivery = "prestart" ends with systemd %d, this is %d; expected "socket" or "auto"`, opensCredentials-1, pl.version)
 	}
-	return "", fmt.Errorf(`delivery = "socket" needs systemd %d, this is %d; expected "prestart" or "auto"`, hidesRunCredentials, pl.version)
+	return "", "", fmt.Errorf(`delivery = "socket" needs systemd %d, this is %d; expected "prestart" or "auto"`, hidesRunCredentials, pl.version)
 }
 
 // ReadBlob reads the blob of a policy's credential and makes sure that it is
@@ -229,6 +250,9 @@ func (pl *Planner) unsealsTPM2() error {
 	}
 	if len(missing) > 0 {
 		return fmt.Errorf("%s is not installed", strings.Join(missing, ", "))
+	}
+	if pl.assumeTPM2 {
+		return nil
 	}
 	built, err := machine.BuiltWithTPM2(pl.dir)
 	if err == nil && !built {
