@@ -25,6 +25,7 @@ var verbs = map[string]func(args []string) error{
 	"explain":  explain,
 	"refuse":   refuse,
 	"serve":    serve,
+	"preview":  preview,
 }
 
 func main() {

@@ -28,6 +28,8 @@ Verbs:
   decrypt INPUT [OUTPUT]          Decrypt a credential file
   setup                           Make the host key, if there is none yet
   has-tpm2                        Tell what there is for TPM 2.0
+  preview [UNIT...]               Show the drop-ins that the generator would
+                                  write, for all policies or these units
 
 Verbs for unit files:
   unseal --unit=%n NAME[:PATH]... Put plaintext where the unit's LoadCredential=
@@ -59,6 +61,8 @@ Options:
   -p, --pretty                    Print a SetCredentialEncrypted= setting
       --allow-null                Decrypt with the null key also under Secure Boot
       --unit=UNIT                 Encrypt for this unit
+      --systemd=VERSION           Preview for a machine with this systemd
+      --root=DIR                  Preview for the machine, or image, below DIR
   -q, --quiet                     Only the exit status of has-tpm2
 
 Exit status, but for has-tpm2 (the sum of 1 firmware, 2 driver, 4 systemd,

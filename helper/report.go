@@ -51,7 +51,7 @@ var outcomes = []outcome{
 		[]error{machine.ErrTPMBusy, tpm.ErrBusy}},
 
 	{78, "policy invalid or unit blocked", "write the policy file, see \"man bootseal\"", []error{policy.ErrNoPolicy}},
-	{78, "", "remove the cause, then run \"systemctl daemon-reload\" and start the unit again", []error{errBlocked}},
+	{78, "", "remove the cause, then run \"systemctl daemon-reload\" and start the unit again", []error{errBlocked, errPreview}},
 
 	{80, "wrong PCRs",
 		"the machine was started in another way than when the secret was sealed (firmware, boot loader or kernel update, Secure Boot keys); " +

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"debug/elf"
 	"errors"
 	"fmt"
 	"os"
@@ -55,9 +56,10 @@ func TestScript(t *testing.T) {
 					return nil
 				},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
-					"tpm":    func(ts *testscript.TestScript, neg bool, args []string) { power(ts, t, tpm, args) },
-					"status": status,
-					"mode":   mode,
+					"tpm":     func(ts *testscript.TestScript, neg bool, args []string) { power(ts, t, tpm, args) },
+					"status":  status,
+					"mode":    mode,
+					"systemd": systemd,
 				},
 			})
 		})
@@ -115,5 +117,22 @@ func mode(ts *testscript.TestScript, neg bool, args []string) {
 		if got := fmt.Sprintf("%04o", st.Mode().Perm()); got != args[0] {
 			ts.Fatalf("%s has mode %s, expected %s", file, got, args[0])
 		}
+	}
+}
+
+// systemd is the command "systemd VERSION DIR": the tree DIR is a machine with
+// that systemd, which has TPM2 support but lacks the libraries for it.
+func systemd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: systemd VERSION DIR")
+	}
+	library := "libsystemd-shared-" + args[0] + ".so"
+	for name, content := range map[string][]byte{
+		"proc/1/exe":                 machinetest.Program(elf.EM_X86_64, "/usr/lib/systemd", "", library),
+		"usr/lib/systemd/" + library: machinetest.Program(elf.EM_X86_64, "", "\x00+PAM +TPM2 -XZ\x00"),
+	} {
+		file := ts.MkAbs(filepath.Join(args[1], name))
+		ts.Check(os.MkdirAll(filepath.Dir(file), 0o755))
+		ts.Check(os.WriteFile(file, content, 0o755))
 	}
 }
