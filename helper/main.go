@@ -26,6 +26,7 @@ var verbs = map[string]func(args []string) error{
 	"refuse":   refuse,
 	"serve":    serve,
 	"preview":  preview,
+	"inspect":  inspect,
 }
 
 func main() {

@@ -30,6 +30,8 @@ Verbs:
   has-tpm2                        Tell what there is for TPM 2.0
   preview [UNIT...]               Show the drop-ins that the generator would
                                   write, for all policies or these units
+  inspect FILE...|UNIT...         Tell what credentials are bound to, without
+                                  opening them
 
 Verbs for unit files:
   unseal --unit=%n NAME[:PATH]... Put plaintext where the unit's LoadCredential=
@@ -61,6 +63,8 @@ Options:
   -p, --pretty                    Print a SetCredentialEncrypted= setting
       --allow-null                Decrypt with the null key also under Secure Boot
       --unit=UNIT                 Encrypt for this unit
+      --json=short|pretty|off     Print tables as JSON, in one line or indented
+      --no-legend                 Print tables without heading
       --systemd=VERSION           Preview for a machine with this systemd
       --root=DIR                  Preview for the machine, or image, below DIR
   -q, --quiet                     Only the exit status of has-tpm2
