@@ -66,6 +66,8 @@ func TestInstall(t *testing.T) {
 	checkMode(t, filepath.Join(dest, "usr/bin/bootseal"), 0o755)
 	checkMode(t, filepath.Join(dir("tmpfilesdir"), "bootseal.conf"), 0o644)
 	checkMode(t, filepath.Join(dir("systemdsystemunitdir"), "service.d/zz-bootseal.conf"), 0o644)
+	checkMode(t, filepath.Join(dir("systemdsystemunitdir"), "bootseal.socket"), 0o644)
+	checkMode(t, filepath.Join(dir("systemdsystemunitdir"), "bootseal.service"), 0o644)
 	for _, name := range []string{"README.md", "LICENSE"} {
 		checkMode(t, filepath.Join(dest, "usr/share/doc/bootseal", name), 0o644)
 	}
@@ -86,12 +88,14 @@ func TestOptions(t *testing.T) {
 	checkMode(t, dest+"/u/service.d/zz-bootseal.conf", 0o644)
 	checkMode(t, dest+"/t/bootseal.conf", 0o644)
 	checkMode(t, dest+"/opt/bootseal/bin/bootseal", 0o755)
-	generator, err := os.ReadFile(dest + "/g/bootseal-generator")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Contains(generator, []byte("/opt/bootseal/bin/bootseal")) {
-		t.Error("the generator does not know where the helper is installed")
+	for _, name := range []string{"/g/bootseal-generator", "/u/bootseal.service"} {
+		content, err := os.ReadFile(dest + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Contains(content, []byte("/opt/bootseal/bin/bootseal")) {
+			t.Errorf("%s does not know where bootseal is installed", name)
+		}
 	}
 }
 
