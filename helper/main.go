@@ -27,6 +27,7 @@ var verbs = map[string]func(args []string) error{
 	"serve":    serve,
 	"preview":  preview,
 	"inspect":  inspect,
+	"check":    check,
 }
 
 func main() {

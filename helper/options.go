@@ -32,6 +32,8 @@ Verbs:
                                   write, for all policies or these units
   inspect FILE...|UNIT...         Tell what credentials are bound to, without
                                   opening them
+  check [UNIT...]                 Look for what keeps units with a policy from
+                                  starting; 0 all well, 1 not, 2 could not look
 
 Verbs for unit files:
   unseal --unit=%n NAME[:PATH]... Put plaintext where the unit's LoadCredential=
@@ -65,11 +67,13 @@ Options:
       --unit=UNIT                 Encrypt for this unit
       --json=short|pretty|off     Print tables as JSON, in one line or indented
       --no-legend                 Print tables without heading
+      --unseal                    Check by opening the credentials, too
+      --metrics=FILE              Write what check found for node_exporter
       --systemd=VERSION           Preview for a machine with this systemd
       --root=DIR                  Preview for the machine, or image, below DIR
   -q, --quiet                     Only the exit status of has-tpm2
 
-Exit status, but for has-tpm2 (the sum of 1 firmware, 2 driver, 4 systemd,
+Exit status, but for check and has-tpm2 (the sum of 1 firmware, 2 driver, 4 systemd,
 8 kernel, 16 libraries, of those that are missing):
 `
 

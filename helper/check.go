@@ -1,0 +1,201 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/bootseal/bootseal/internal/atomicfile"
+	"github.com/bootseal/bootseal/internal/machine"
+	"github.com/bootseal/bootseal/internal/root"
+	"github.com/bootseal/bootseal/internal/table"
+	"github.com/bootseal/bootseal/policy"
+	"github.com/bootseal/bootseal/units"
+)
+
+// verdict is what a check comes to.
+type verdict string
+
+const (
+	good    verdict = "ok"
+	note    verdict = "note"    // worth knowing; nothing is wrong
+	bad     verdict = "bad"     // a unit would not start, or is less safe than its policy says
+	unknown verdict = "unknown" // it could not look
+)
+
+// Exit statuses of check, besides 0.
+const (
+	statusBad     = 1
+	statusUnknown = 2
+)
+
+// finding is one row of check.
+type finding struct {
+	unit, credential string // empty for the machine itself
+	check            string
+	verdict          verdict
+	found            string
+	remedy           string // the command that mends it
+}
+
+// checking is one run of check.
+type checking struct {
+	holding
+	unseal   bool
+	now      time.Time
+	planner  *units.Planner
+	tree     *units.Tree
+	noSystem error // why planner and tree are missing
+	needs    struct{ host, tpm2 bool }
+	expiry   []expiry
+	findings []finding
+}
+
+type expiry struct {
+	unit, credential string
+	at               time.Time
+}
+
+func (c *checking) add(f finding) { c.findings = append(c.findings, f) }
+
+// check looks for all that would keep a covered unit from starting, or makes its
+// secret less safe than its policy says.
+func check(args []string) error {
+	c := &checking{now: time.Now()}
+	flags := flagSet("check")
+	format := tableFlags(flags)
+	flags.BoolVar(&c.unseal, "unseal", false, "")
+	flags.StringVar(&c.device, "tpm2-device", "", "")
+	metrics := flags.String("metrics", "", "")
+	if err := parseTableFlags(flags, format, args); err != nil {
+		return err
+	}
+	for _, name := range flags.Args() {
+		if err := policy.CheckUnit(unitName(name)); err != nil {
+			return usageError{err}
+		}
+	}
+	defer c.close()
+	version, err := machine.Version("/")
+	if err == nil {
+		c.planner, err = units.NewPlanner("/")
+	}
+	if err == nil {
+		c.tree, err = units.ReadTree("/", version)
+	}
+	c.noSystem = err
+	c.units(flags.Args())
+	c.machine(version)
+	if err := c.table().Print(os.Stdout, *format); err != nil {
+		return err
+	}
+	if *metrics != "" {
+		if err := atomicfile.Write(*metrics, c.metrics(), 0o644); err != nil {
+			return fmt.Errorf("writing the metrics: %w", err)
+		}
+	}
+	return c.status()
+}
+
+// units checks those of that name, or all that have a policy.
+func (c *checking) units(names []string) {
+	if len(names) == 0 {
+		files, errs := policy.Find("/")
+		for _, err := range errs {
+			c.add(finding{check: "policy", verdict: bad, found: err.Error(), remedy: remedyForPolicy(err)})
+		}
+		if len(files) == 0 && len(errs) == 0 {
+			c.add(finding{check: "policy", verdict: note, found: "there is none in " + strings.Join(policy.Dirs, ", ")})
+		}
+		for _, file := range files {
+			c.unit(file)
+		}
+		return
+	}
+	for _, name := range names {
+		files, err := covered(root.Dir("/"), []string{name})
+		if err != nil {
+			c.add(finding{unit: unitName(name), check: "policy", verdict: bad, found: err.Error(), remedy: fmt.Sprintf("${EDITOR:-vi} %s/%s.toml", policy.Dirs[0], unitName(name))})
+			continue
+		}
+		c.unit(files[0])
+	}
+}
+
+func remedyForPolicy(err error) string {
+	var at *policy.Error
+	if errors.As(err, &at) {
+		return "${EDITOR:-vi} " + at.Path
+	}
+	return ""
+}
+
+func (c *checking) table() *table.Table {
+	t := &table.Table{Columns: []string{"UNIT", "CREDENTIAL", "CHECK", "VERDICT", "FOUND", "REMEDY"}}
+	colors := map[verdict]table.Color{good: table.Green, note: table.Plain, bad: table.Red, unknown: table.Yellow}
+	for _, f := range c.findings {
+		t.Add(table.Text(f.unit), table.Text(f.credential), table.Text(f.check),
+			table.Cell{Value: string(f.verdict), Color: colors[f.verdict]}, table.Text(f.found), table.Text(f.remedy))
+	}
+	return t
+}
+
+func (c *checking) status() error {
+	status := 0
+	for _, f := range c.findings {
+		switch {
+		case f.verdict == bad:
+			return statusError(statusBad)
+		case f.verdict == unknown:
+			status = statusUnknown
+		}
+	}
+	if status != 0 {
+		return statusError(status)
+	}
+	return nil
+}
+
+// metrics is a text file for node_exporter's textfile collector.
+func (c *checking) metrics() []byte {
+	var out strings.Builder
+	head := func(name, help string) {
+		fmt.Fprintf(&out, "# HELP %s %s\n# TYPE %s gauge\n", name, help, name)
+	}
+	// Of several findings of one name the worst counts.
+	type series struct{ unit, credential, check string }
+	worst := map[series]verdict{}
+	var order []series
+	for _, f := range c.findings {
+		s := series{f.unit, f.credential, f.check}
+		old, seen := worst[s]
+		if !seen {
+			order = append(order, s)
+		}
+		if !seen || severity[f.verdict] > severity[old] {
+			worst[s] = f.verdict
+		}
+	}
+	head("bootseal_check_verdict", "What bootseal check found: 0 ok, 1 worth knowing, 2 could not look, 3 wrong.")
+	for _, s := range order {
+		fmt.Fprintf(&out, "bootseal_check_verdict{unit=\"%s\",credential=\"%s\",check=\"%s\"} %d\n", label(s.unit), label(s.credential), label(s.check), severity[worst[s]])
+	}
+	if len(c.expiry) > 0 {
+		head("bootseal_credential_expiry_timestamp_seconds", "When the credential expires.")
+		for _, e := range c.expiry {
+			fmt.Fprintf(&out, "bootseal_credential_expiry_timestamp_seconds{unit=\"%s\",credential=\"%s\"} %d\n", label(e.unit), label(e.credential), e.at.Unix())
+		}
+	}
+	head("bootseal_check_timestamp_seconds", "When bootseal check ran.")
+	fmt.Fprintf(&out, "bootseal_check_timestamp_seconds %d\n", c.now.Unix())
+	return []byte(out.String())
+}
+
+var severity = map[verdict]int{good: 0, note: 1, unknown: 2, bad: 3}
+
+var labelEscapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
+
+// label escapes a value as the Prometheus text format wants it.
+func label(s string) string { return labelEscapes.Replace(s) }
