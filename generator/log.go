@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/coreos/go-systemd/v22/journal"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,9 +21,10 @@ const facilityDaemon = 3 << 3
 const maxRecord = 1000
 
 // logger writes to the kernel log when systemd runs the generator, whose
-// standard error is /dev/null then, and otherwise to standard error.
+// standard error is /dev/null then, or to the journal in a container, which has
+// no kernel log; and otherwise to standard error.
 type logger struct {
-	file   *os.File
+	file   *os.File // nil for the journal
 	kernel bool
 }
 
@@ -34,14 +36,14 @@ func newLog() *logger {
 	}
 	f, err := os.OpenFile("/dev/kmsg", os.O_WRONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
-		return &logger{file: os.Stderr}
+		return &logger{}
 	}
 	return &logger{file: f, kernel: true}
 }
 
 // print writes one record. What does not fit into it is cut off.
 func (l *logger) print(level int, text string) {
-	record := fmt.Sprintf("bootseal-generator: %s", text)
+	record := "bootseal-generator: " + text
 	if l.kernel {
 		record = fmt.Sprintf("<%d>bootseal-generator[%d]: %s", facilityDaemon|level, os.Getpid(), text)
 	}
@@ -55,5 +57,9 @@ func (l *logger) print(level int, text string) {
 		record = strings.ToValidUTF8(record[:maxRecord], "") + " …"
 	}
 	// Where even the log cannot be written there is nobody left to tell.
+	if l.file == nil {
+		_ = journal.Send(strings.TrimPrefix(record, "bootseal-generator: "), journal.Priority(level), map[string]string{"SYSLOG_IDENTIFIER": "bootseal-generator"})
+		return
+	}
 	_, _ = l.file.WriteString(record + "\n")
 }

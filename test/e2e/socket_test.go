@@ -100,13 +100,13 @@ print length($all) > 1 << 20 ? "refused\n" : "got $all\n";
 `, 0o755)
 	strange := map[string]string{
 		"name of another unit": "1/unit/step-ca.service/step-ca",
-		"not in the policy":   "1/unit/peek.service/other",
-		"no such unit":        "1/unit/none.service/step-ca",
-		"no name":             "",
-		"short":               "1/unit/step-ca.service",
-		"long":                "1/unit/step-ca.service/step-ca/x",
-		"another kind":        "1/user/step-ca.service/step-ca",
-		"up":                  "1/unit/../step-ca",
+		"not in the policy":    "1/unit/peek.service/other",
+		"no such unit":         "1/unit/none.service/step-ca",
+		"no name":              "",
+		"short":                "1/unit/step-ca.service",
+		"long":                 "1/unit/step-ca.service/step-ca/x",
+		"another kind":         "1/user/step-ca.service/step-ca",
+		"up":                   "1/unit/../step-ca",
 	}
 	script := "section health; health\n"
 	for name, address := range strange {

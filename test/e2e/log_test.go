@@ -1,0 +1,32 @@
+package e2e
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/bootseal/bootseal/test/machine"
+)
+
+// TestLog looks for what the generator says when systemd runs it, with
+// /dev/null for its standard error. A container has no kernel log, and its
+// journal begins after the boot's generators.
+func TestLog(t *testing.T) {
+	for _, version := range machine.Versions {
+		t.Run(fmt.Sprint(version), func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, version)
+			if err := m.InstallBootseal(); err != nil {
+				t.Fatal(err)
+			}
+			write(t, m, policy, "[[credential]]\nnme = \"a\"\n", 0o644)
+			out := boot(t, m, `
+systemctl daemon-reload
+journalctl --sync
+section log; journalctl --boot --identifier=bootseal-generator --output=cat
+section priority; journalctl --boot --identifier=bootseal-generator --output=verbose | grep -o PRIORITY=.
+`)
+			want(t, "log", out["log"], "blocking step-ca.service: "+policy+": credential[0].nme: unknown key; expected one of name, option, replaces, source")
+			want(t, "priority", out["priority"], "PRIORITY=3")
+		})
+	}
+}
