@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"golang.org/x/term"
 
 	"github.com/bootseal/bootseal/internal/atomicfile"
 	"github.com/bootseal/bootseal/internal/credential"
@@ -40,7 +39,7 @@ func decrypt(args []string) error {
 			return usagef("%s: the file name is not a credential's name; give one with --name=", input)
 		}
 	}
-	at, _, err := o.times(time.Now())
+	how, err := o.opening()
 	if err != nil {
 		return err
 	}
@@ -51,32 +50,35 @@ func decrypt(args []string) error {
 	if err != nil {
 		return err
 	}
-	s, err := parseSealed(text, input, o.name)
+	return o.decrypt(how, text, input, o.name, output)
+}
+
+// opening returns how the options want credentials to be opened.
+func (o *options) opening() (opening, error) {
+	at, _, err := o.times(time.Now())
+	return opening{
+		device: o.device, signature: o.signature,
+		allowNull: o.allowNull, refuseNull: o.refuseNull,
+		scope: o.scope,
+		now:   time.UnixMicro(int64(at)),
+	}, err
+}
+
+// decrypt opens the text of a credential file and writes the secret.
+func (o *options) decrypt(how opening, text []byte, file, name, output string) error {
+	s, err := parseSealed(text, file, name)
 	if err != nil {
 		return err
 	}
-	if kind := s.blob.Type; kind.Scoped() || kind.HasPublicKey() {
-		return fmt.Errorf("%s: bootseal cannot open credentials of the type %s yet; systemd-creds of systemd %d or newer can", input, kind, s.blob.Since())
+	if s.blob.Type == credential.TypeNull && !how.allowNull {
+		warn("%s is encrypted with the null key: everybody could have made it", file)
 	}
-	if s.blob.Type == credential.TypeNull {
-		warn("%s is encrypted with the null key: everybody could have made it", input)
-	}
-	all, err := opening{device: o.device, allowNull: o.allowNull, now: time.UnixMicro(int64(at))}.open([]*sealed{s})
+	all, err := how.open([]*sealed{s})
 	if err != nil {
 		return err
 	}
 	defer wipe(all)
-	payload := all[0].Payload
-	ended := len(payload) > 0 && payload[len(payload)-1] == '\n'
-	terminal := output == "-" && term.IsTerminal(int(os.Stdout.Fd()))
-	if !ended && (o.newline == "yes" || o.newline == "auto" && terminal) {
-		whole := make([]byte, len(payload)+1)
-		defer clear(whole)
-		copy(whole, payload)
-		whole[len(payload)] = '\n'
-		payload = whole
-	}
-	return writeOutput(output, payload)
+	return o.write(output, all[0].Payload)
 }
 
 // readInput reads a file, or standard input for "-", of at most limit bytes. The
@@ -110,18 +112,31 @@ func writeOutput(path string, data []byte) error {
 		}
 		return nil
 	}
-	// The file is replaced, and these would be too.
+	// Regular files are replaced, and others must not be.
 	real, err := filepath.Abs(path)
 	if err != nil {
 		return err
 	}
 	st, err := os.Stat(real)
 	if strings.HasPrefix(real, "/dev/") || strings.HasPrefix(real, "/proc/") || err == nil && !st.Mode().IsRegular() {
-		return usagef("%s: expected the path of a regular file, or - for standard output", path)
+		return writeThrough(path, data)
 	}
 	// It takes no time, and broken off it would leave a part behind.
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	return atomicfile.Write(path, data, 0o600)
+}
+
+// writeThrough writes to a device or a pipe.
+func writeThrough(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOCTTY, 0)
+	if err == nil {
+		_, err = f.Write(data)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, cause(err))
+	}
+	return nil
 }
 
 // cause leaves out of an error of package os the path, which the caller names.
@@ -134,5 +149,5 @@ func cause(err error) error {
 }
 
 func warn(format string, args ...any) {
-	fmt.Fprintf(os.Stderr, "bootseal: warning: %s\n", fmt.Sprintf(format, args...))
+	fmt.Fprintf(os.Stderr, "%s: warning: %s\n", program(), fmt.Sprintf(format, args...))
 }

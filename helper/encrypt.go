@@ -37,7 +37,7 @@ func encrypt(args []string) error {
 			return usagef("%s: the file name is not a credential's name; give one with --name=", output)
 		}
 	}
-	mask, err := parsePCRs(o.pcrs)
+	mask, err := parsePCRs("tpm2-pcrs", o.pcrs)
 	if err != nil {
 		return err
 	}
@@ -125,7 +125,37 @@ func (o *options) seal(input, key string, mask uint64) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encrypting: %w", err)
 	}
-	return sealed, nil
+	return sealed, o.checkTarget(sealed)
+}
+
+// The words of --with-key= that stand for other ones, by what the machine has.
+const (
+	keyAutoInitrd = "auto-initrd"
+	keyTPM2Best   = "-T" // no word: the option of that name
+)
+
+// keyTypes are the other words, and what they stand for.
+var keyTypes = []struct {
+	word  string
+	parts credential.Parts
+}{
+	{policy.KeyHost, credential.PartHost},
+	{policy.KeyTPM2, credential.PartTPM2},
+	{"tpm2-with-public-key", credential.PartTPM2 | credential.PartPublicKey},
+	{policy.KeyHostTPM2, credential.PartHost | credential.PartTPM2},
+	{"tpm2+host", credential.PartHost | credential.PartTPM2},
+	{"host+tpm2-with-public-key", credential.PartHost | credential.PartTPM2 | credential.PartPublicKey},
+	{"tpm2-with-public-key+host", credential.PartHost | credential.PartTPM2 | credential.PartPublicKey},
+	{policy.KeyNull, credential.PartNull},
+	{"tpm2-absent", credential.PartNull}, // until 255
+}
+
+func keyWords() []string {
+	words := []string{policy.KeyAuto, keyAutoInitrd}
+	for _, k := range keyTypes {
+		words = append(words, k.word)
+	}
+	return words
 }
 
 // makeKeys makes the keys that the word key stands for, and a blob with the
@@ -137,34 +167,24 @@ func (o *options) makeKeys(key string, mask uint64) (keys credential.Keys, blob 
 			clear(keys.TPM2)
 		}
 	}()
-	parts := map[string]credential.Parts{
-		policy.KeyNull:     credential.PartNull,
-		policy.KeyHost:     credential.PartHost,
-		policy.KeyTPM2:     credential.PartTPM2,
-		policy.KeyHostTPM2: credential.PartHost | credential.PartTPM2,
-	}[key]
-	if key == policy.KeyAuto {
-		if parts, err = o.autoParts(mask); err != nil {
-			return keys, nil, err
-		}
+	blob = &credential.Blob{}
+	parts, err := o.parts(key, mask, blob)
+	if err != nil {
+		return keys, nil, err
 	}
 	if parts == credential.PartNull {
 		warn("the null key keeps nothing secret, and everybody can make such a credential")
 	}
-	kind, err := parts.Type()
-	if err != nil {
+	if blob.Type, err = parts.Type(); err != nil {
 		return keys, nil, err
 	}
-	blob = &credential.Blob{Type: kind}
-	if parts&credential.PartHost != 0 {
+	keys.Scope = o.scope
+	if blob.Type.NeedsHost() {
 		if keys.Host, err = makeHostKey(); err != nil {
 			return keys, nil, err
 		}
 	}
-	if parts&credential.PartTPM2 == 0 {
-		if mask != 0 {
-			return keys, nil, usagef("PCRs are for credentials that are sealed to the TPM, not for --with-key=%s", key)
-		}
+	if !blob.Type.NeedsTPM2() {
 		return keys, blob, nil
 	}
 	device, err := machine.OpenTPM(o.device)
@@ -183,22 +203,130 @@ func (o *options) makeKeys(key string, mask uint64) (keys credential.Keys, blob 
 	return keys, blob, nil
 }
 
+// parts finds out which keys the word key means here, and reads the public key
+// into the blob if it is one of them.
+func (o *options) parts(key string, mask uint64, blob *credential.Blob) (parts credential.Parts, err error) {
+	ifFound := false // the public key
+	switch key {
+	case policy.KeyAuto, keyAutoInitrd:
+		ifFound = true
+		parts, err = o.autoParts(key, mask)
+	case keyTPM2Best:
+		ifFound = true
+		parts = credential.PartTPM2
+	default:
+		for _, k := range keyTypes {
+			if k.word == key {
+				parts = k.parts
+			}
+		}
+	}
+	if err != nil {
+		return 0, err
+	}
+	version, _ := o.target()
+	if ifFound && parts&credential.PartTPM2 != 0 {
+		// As 262 does: only what the firmware has measured can be signed for.
+		if o.publicKey != "" || machine.FirmwareTPM2("/") && version >= signedSince {
+			parts |= credential.PartPublicKey
+		}
+	}
+	if parts&credential.PartPublicKey != 0 {
+		blob.PublicKey, err = o.signer()
+		if ifFound && o.publicKey == "" && errors.Is(err, errNoInput) {
+			parts &^= credential.PartPublicKey
+			err = nil
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	if !asSystemdCreds() {
+		if mask != 0 && parts&credential.PartTPM2 == 0 {
+			return 0, usagef("PCRs are for credentials that are sealed to the TPM, not for --with-key=%s", key)
+		}
+		if (o.publicKey != "" || o.publicKeyPCRsGiven) && parts&credential.PartPublicKey == 0 {
+			return 0, usagef("a public key is for --with-key=tpm2-with-public-key or host+tpm2-with-public-key, not for %s", key)
+		}
+	}
+	if o.scope != nil {
+		if parts&credential.PartHost == 0 {
+			return 0, usagef("credentials of one user need the host key: expected --with-key=host or one with host+")
+		}
+		parts |= credential.PartScope
+	}
+	if parts&credential.PartTPM2 != 0 && version >= pinnedSince {
+		parts |= credential.PartSRK
+	}
+	return parts, nil
+}
+
+// Versions of systemd that brought what there is a choice about.
+const (
+	oldestSystemd = 250 // encrypted credentials
+	signedSince   = 252 // signed PCR policies
+	pinnedSince   = 262 // the storage root key in the credential
+)
+
+// target returns the oldest systemd that is to read what is encrypted, and
+// whether what it cannot read is out of the question. If nobody said so it is the
+// one that runs here. On those that read nothing it is the oldest that does, but
+// there it is bootseal that reads, so that all is well as long as later ones can.
+func (o *options) target() (version int, binding bool) {
+	if o.compat != 0 {
+		return o.compat, true
+	}
+	running, err := machine.Version("/")
+	if err != nil || running < oldestSystemd {
+		return oldestSystemd, false
+	}
+	return running, false
+}
+
+// checkTarget refuses what the systemd meant to read it could not.
+func (o *options) checkTarget(sealed []byte) error {
+	blob, err := credential.Parse(sealed)
+	if err != nil {
+		return err
+	}
+	version, binding := o.target()
+	since := blob.Since()
+	if since <= version {
+		return nil
+	}
+	if binding {
+		return usagef("--compat=%d: only systemd %d and newer could decrypt this (%s, %d bytes); use other keys, or bind it to PCRs",
+			version, since, blob.Type, len(sealed))
+	}
+	if running, err := machine.Version("/"); err == nil && running == version {
+		warn("only systemd %d and newer can decrypt this, and %d runs here", since, running)
+	}
+	return nil
+}
+
 // autoParts picks the host key unless it would be gone after a reboot, and the
-// TPM if there is one. It says so when that is not both. PCRs need the TPM.
-func (o *options) autoParts(mask uint64) (credential.Parts, error) {
-	path, err := machine.HostKeyPath()
-	if err != nil {
-		return 0, err
-	}
-	temporary, err := machine.Temporary(filepath.Dir(path))
-	if err != nil {
-		return 0, err
-	}
+// TPM if there is one. It says so when that is not both. For an initrd, which has
+// no host key, it picks the TPM, or nothing. PCRs need the TPM.
+func (o *options) autoParts(key string, mask uint64) (credential.Parts, error) {
 	device, err := machine.OpenTPM(o.device)
 	if err == nil {
 		device.Close()
 	} else if mask != 0 || !errors.Is(err, machine.ErrNoTPM) {
 		return 0, err
+	}
+	if key == keyAutoInitrd {
+		if err != nil {
+			return credential.PartNull, nil
+		}
+		return credential.PartTPM2, nil
+	}
+	path, pathErr := machine.HostKeyPath()
+	if pathErr != nil {
+		return 0, pathErr
+	}
+	temporary, tempErr := machine.Temporary(filepath.Dir(path))
+	if tempErr != nil {
+		return 0, tempErr
 	}
 	switch {
 	case err == nil && !temporary:

@@ -49,7 +49,7 @@ func unseal(args []string) error {
 		if err != nil {
 			return err
 		}
-		o.now = time.Now()
+		o.now, o.anyScope = time.Now(), true
 		opened, err := o.open(all)
 		if err != nil {
 			return err
@@ -93,7 +93,7 @@ func explain(args []string) error {
 		if err != nil {
 			return err
 		}
-		opened, err := opening{now: time.Now()}.open(all)
+		opened, err := opening{anyScope: true, now: time.Now()}.open(all)
 		if err != nil {
 			return err
 		}

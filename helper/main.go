@@ -18,8 +18,11 @@ var version = "unknown"
 var verbs = map[string]func(args []string) error{
 	"encrypt":  encrypt,
 	"decrypt":  decrypt,
+	"list":     list,
+	"cat":      cat,
 	"setup":    setup,
 	"has-tpm2": hasTPM2,
+	"help":     showHelp,
 	"unseal":   unseal,
 	"cleanup":  cleanup,
 	"explain":  explain,
@@ -36,7 +39,7 @@ func main() {
 		os.Exit(report(err))
 	}
 	if warning != "" {
-		fmt.Fprintf(os.Stderr, "bootseal: warning: %s\n", warning)
+		fmt.Fprintf(os.Stderr, "%s: warning: %s\n", program(), warning)
 	}
 	os.Exit(report(run(os.Args[1:])))
 }

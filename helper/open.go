@@ -63,9 +63,13 @@ func parseSealed(text []byte, file, name string) (*sealed, error) {
 
 // opening is how credentials are opened.
 type opening struct {
-	device    string    // as --tpm2-device= has it
-	allowNull bool      // even where Secure Boot is on
-	now       time.Time // when they must not have expired
+	device     string            // as --tpm2-device= has it
+	signature  string            // file with PCR signatures; "" is systemd's search
+	allowNull  bool              // even where Secure Boot is on
+	refuseNull bool              // everywhere
+	scope      *credential.Scope // of whose user; nil is the system
+	anyScope   bool              // also the system where there is a scope, and root where there is none
+	now        time.Time         // when they must not have expired
 }
 
 // open opens all credentials or none, with one connection to the TPM and one
@@ -73,12 +77,21 @@ type opening struct {
 func (o opening) open(all []*sealed) ([]*credential.Plaintext, error) {
 	var keys credential.Keys
 	blobs := make([]*credential.Blob, len(all))
+	scopes := make([]*credential.Scope, len(all))
 	needsTPM2 := false
+	var isSigned *sealed
 	for i, s := range all {
 		blobs[i] = s.blob
 		needsTPM2 = needsTPM2 || s.blob.Type.NeedsTPM2()
+		if s.blob.Type.HasPublicKey() && isSigned == nil {
+			isSigned = s
+		}
 		if err := o.acceptNull(s); err != nil {
 			return nil, err
+		}
+		var err error
+		if scopes[i], err = o.scopeFor(s.blob.Type); err != nil {
+			return nil, &sealedError{s, err}
 		}
 		if s.blob.Type.NeedsHost() && keys.Host == nil {
 			host, err := hostKey()
@@ -89,6 +102,13 @@ func (o opening) open(all []*sealed) ([]*credential.Plaintext, error) {
 			defer clear(host)
 		}
 	}
+	var sigs *tpm.Signatures
+	if isSigned != nil {
+		var err error
+		if sigs, err = signatures(o.signature); err != nil {
+			return nil, &sealedError{isSigned, err}
+		}
+	}
 	secrets := make([][]byte, len(all))
 	if needsTPM2 {
 		t, err := machine.OpenTPM(o.device)
@@ -96,7 +116,7 @@ func (o opening) open(all []*sealed) ([]*credential.Plaintext, error) {
 			return nil, err
 		}
 		defer t.Close()
-		secrets, err = tpm.UnsealAll(tpm.Retry(t), blobs, nil)
+		secrets, err = tpm.UnsealAll(tpm.Retry(t), blobs, sigs)
 		if err != nil {
 			var at *tpm.BlobError
 			if errors.As(err, &at) {
@@ -108,7 +128,7 @@ func (o opening) open(all []*sealed) ([]*credential.Plaintext, error) {
 	}
 	opened := make([]*credential.Plaintext, 0, len(all))
 	for i, s := range all {
-		keys.TPM2 = secrets[i]
+		keys.TPM2, keys.Scope = secrets[i], scopes[i]
 		p, err := s.blob.Open(keys)
 		if err == nil {
 			opened = append(opened, p)
@@ -122,11 +142,29 @@ func (o opening) open(all []*sealed) ([]*credential.Plaintext, error) {
 	return opened, nil
 }
 
+// scopeFor returns the scope to open a credential in.
+func (o opening) scopeFor(t credential.Type) (*credential.Scope, error) {
+	switch {
+	case t.Scoped() && o.scope == nil && o.anyScope:
+		return scopeOf("root")
+	case t.Scoped() && o.scope == nil:
+		return nil, fmt.Errorf("%w: it is a user's, and no user was named", credential.ErrScopeMismatch)
+	case !t.Scoped() && o.scope != nil && !o.anyScope:
+		return nil, fmt.Errorf("%w: it is the system's, and a user was named", credential.ErrScopeMismatch)
+	case !t.Scoped():
+		return nil, nil
+	}
+	return o.scope, nil
+}
+
 // acceptNull refuses null credentials where Secure Boot and a TPM could have
 // protected them, as systemd-creds(1) does.
 func (o opening) acceptNull(s *sealed) error {
 	if s.blob.Type != credential.TypeNull || o.allowNull {
 		return nil
+	}
+	if o.refuseNull {
+		return &sealedError{s, errNullKey}
 	}
 	secure, err := machine.SecureBoot("/")
 	if err != nil {

@@ -16,67 +16,6 @@ import (
 	"github.com/bootseal/bootseal/policy"
 )
 
-const help = `bootseal [OPTIONS...] VERB [ARGUMENTS...]
-
-Seal credentials to this machine and open them again.
-
-Verbs:
-  encrypt INPUT OUTPUT            Encrypt a plaintext file
-  encrypt --unit=UNIT NAME [INPUT]
-                                  Encrypt as the unit's policy says, to where it
-                                  says; INPUT is - if not given
-  decrypt INPUT [OUTPUT]          Decrypt a credential file
-  setup                           Make the host key, if there is none yet
-  has-tpm2                        Tell what there is for TPM 2.0
-  preview [UNIT...]               Show the drop-ins that the generator would
-                                  write, for all policies or these units
-  inspect FILE...|UNIT...         Tell what credentials are bound to, without
-                                  opening them
-  check [UNIT...]                 Look for what keeps units with a policy from
-                                  starting; 0 all well, 1 not, 2 could not look
-
-Verbs for unit files:
-  unseal --unit=%n NAME[:PATH]... Put plaintext where the unit's LoadCredential=
-                                  finds it; in ExecStartPre=+
-  cleanup --unit=%n               Take it away again; in ExecStopPost=+
-
-INPUT and OUTPUT may be - for standard input and output.
-
-Options:
-  -h, --help                      Show this help
-      --version                   Show the version
-      --name=NAME                 The credential's name; from the file name if
-                                  not given, empty for none
-      --with-key=host|tpm2|host+tpm2|null|auto
-                                  What to encrypt with (auto: the host key and
-                                  the TPM, whichever there are)
-  -H, -T                          The same as --with-key=host, --with-key=tpm2
-      --tpm2-device=DEVICE        The TPM: a path, device:PATH, swtpm:path=PATH,
-                                  swtpm:host=HOST,port=PORT, or auto
-                                  ($SYSTEMD_TPM2_DEVICE, or /dev/tpmrm0)
-      --tpm2-pcrs=PCR+PCR...      The PCRs, 0 to 23, to seal to. None if not
-                                  given: systemd before 258 took PCR 7, and lost
-                                  the secrets with every Secure Boot update
-      --timestamp=TIME            The time of encryption, or at which not-after
-                                  is checked when decrypting (now)
-      --not-after=TIME            When the credential expires
-      --newline=auto|yes|no       End decrypted output with a newline (auto: on
-                                  a terminal)
-  -p, --pretty                    Print a SetCredentialEncrypted= setting
-      --allow-null                Decrypt with the null key also under Secure Boot
-      --unit=UNIT                 Encrypt for this unit
-      --json=short|pretty|off     Print tables as JSON, in one line or indented
-      --no-legend                 Print tables without heading
-      --unseal                    Check by opening the credentials, too
-      --metrics=FILE              Write what check found for node_exporter
-      --systemd=VERSION           Preview for a machine with this systemd
-      --root=DIR                  Preview for the machine, or image, below DIR
-  -q, --quiet                     Only the exit status of has-tpm2
-
-Exit status, but for check and has-tpm2 (the sum of 1 firmware, 2 driver, 4 systemd,
-8 kernel, 16 libraries, of those that are missing):
-`
-
 var errUsage = errors.New("wrong usage")
 
 type usageError struct{ error }
@@ -94,40 +33,79 @@ type options struct {
 	key        string
 	pcrs       string
 	device     string
+	signature  string
 	timestamp  string
 	notAfter   string
 	newline    string
+	transcode  string
+	json       string
+	noLegend   bool
 	pretty     bool
 	allowNull  bool
+	refuseNull bool
+	system     bool
+	user       string
+	scope      *credential.Scope // of user
+	compat     int               // 0 if not given
 	unit       string
 	unitGiven  bool
 	sealGiven  bool // an option that --unit= stands for
 	quiet      bool
 	arguments  []string
-	host, tpm2 bool
+
+	publicKey          string
+	publicKeyPCRs      string
+	publicKeyPCRsGiven bool
 }
 
 func (o *options) flags() *pflag.FlagSet {
-	f := pflag.NewFlagSet("bootseal", pflag.ContinueOnError)
+	f := pflag.NewFlagSet(program(), pflag.ContinueOnError)
 	f.SetOutput(io.Discard)
 	f.SortFlags = false
 	f.BoolVarP(&o.help, "help", "h", false, "")
 	f.BoolVar(&o.version, "version", false, "")
 	f.StringVar(&o.name, "name", "", "")
 	f.StringVar(&o.key, "with-key", policy.KeyAuto, "")
-	f.BoolVarP(&o.host, "H", "H", false, "")
-	f.BoolVarP(&o.tpm2, "T", "T", false, "")
+	f.BoolFuncP("H", "H", "", func(string) error { o.key = policy.KeyHost; return nil })
+	f.BoolFuncP("T", "T", "", func(string) error { o.key = keyTPM2Best; return nil })
 	f.StringVar(&o.device, "tpm2-device", "", "")
 	f.StringVar(&o.pcrs, "tpm2-pcrs", "", "")
+	f.StringVar(&o.publicKey, "tpm2-public-key", "", "")
+	f.StringVar(&o.publicKeyPCRs, "tpm2-public-key-pcrs", "", "")
+	f.StringVar(&o.signature, "tpm2-signature", "", "")
 	f.StringVar(&o.timestamp, "timestamp", "now", "")
 	f.StringVar(&o.notAfter, "not-after", "", "")
 	f.StringVar(&o.newline, "newline", "auto", "")
+	f.StringVar(&o.transcode, "transcode", transcodings[0], "")
+	f.StringVar(&o.json, "json", jsonOff, "")
+	f.BoolVar(&o.noLegend, "no-legend", false, "")
 	f.BoolVarP(&o.pretty, "pretty", "p", false, "")
-	f.BoolVar(&o.allowNull, "allow-null", false, "")
-	f.StringVar(&o.unit, "unit", "", "")
+	f.BoolFunc("allow-null", "", func(string) error { o.allowNull, o.refuseNull = true, false; return nil })
+	f.BoolFunc("refuse-null", "", func(string) error { o.allowNull, o.refuseNull = false, true; return nil })
+	f.BoolVar(&o.system, "system", false, "")
+	f.BoolFunc("user", "", func(string) error {
+		if o.user == "" {
+			o.user = self
+		}
+		return nil
+	})
+	f.StringVar(&o.user, "uid", "", "")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "")
+	// There is neither a pager nor a question here.
+	f.Bool("no-pager", false, "")
+	f.Bool("no-ask-password", false, "")
+	if !asSystemdCreds() {
+		f.IntVar(&o.compat, "compat", 0, "")
+		f.StringVar(&o.unit, "unit", "", "")
+	}
 	return f
 }
+
+// The words that --transcode= and --json= take; the first does nothing.
+var (
+	transcodings = []string{"off", "base64", "unbase64", "hex", "unhex"}
+	jsonForms    = []string{"pretty", "short", jsonOff}
+)
 
 // run finds the verb, before or between the options, and runs it.
 func run(args []string) error {
@@ -141,13 +119,17 @@ func run(args []string) error {
 	case o.help:
 		return printHelp(os.Stdout)
 	case o.version:
-		_, err := fmt.Println("bootseal", version)
-		return err
+		return printVersion()
+	case f.NArg() == 0 && asSystemdCreds():
+		return list(args)
 	case f.NArg() == 0:
 		return usagef("no verb given")
 	}
 	name := f.Arg(0)
 	verb, ok := verbs[name]
+	if asSystemdCreds() && !slices.Contains(verbsOfSystemdCreds, name) {
+		ok = false
+	}
 	if !ok {
 		return usagef("unknown verb %q", name)
 	}
@@ -156,6 +138,10 @@ func run(args []string) error {
 }
 
 func printHelp(w io.Writer) error {
+	if asSystemdCreds() {
+		_, err := io.WriteString(w, helpOfSystemdCreds)
+		return err
+	}
 	var text strings.Builder
 	text.WriteString(help)
 	shown := -1
@@ -187,8 +173,18 @@ func parse(verb string, args []string, least, most int) (*options, error) {
 	}
 	o.arguments = f.Args()
 	o.nameGiven, o.unitGiven = f.Changed("name"), f.Changed("unit")
-	for _, name := range []string{"name", "with-key", "H", "T", "tpm2-pcrs", "pretty"} {
+	o.publicKeyPCRsGiven = f.Changed("tpm2-public-key-pcrs")
+	for _, name := range []string{"name", "with-key", "H", "T", "tpm2-pcrs", "tpm2-public-key", "tpm2-public-key-pcrs", "user", "uid", "pretty"} {
 		o.sealGiven = o.sealGiven || f.Changed(name)
+	}
+	for _, o := range []struct {
+		value string
+		words []string
+	}{{o.key, keyWords()}, {o.transcode, transcodings}, {o.json, jsonForms}} {
+		if o.value == "help" {
+			fmt.Println(strings.Join(o.words, "\n"))
+			return nil, errHelp
+		}
 	}
 	switch {
 	case len(o.arguments) < least:
@@ -196,23 +192,43 @@ func parse(verb string, args []string, least, most int) (*options, error) {
 	case len(o.arguments) > most:
 		return nil, usagef("%s: too many arguments", verb)
 	}
-	if o.host {
-		o.key = policy.KeyHost
+	keys := 0
+	for _, name := range []string{"with-key", "H", "T"} {
+		if f.Changed(name) {
+			keys++
+		}
 	}
-	if o.tpm2 {
-		o.key = policy.KeyTPM2
-	}
-	if o.host && o.tpm2 || (o.host || o.tpm2) && f.Changed("with-key") {
+	if keys > 1 && !asSystemdCreds() {
 		return nil, usagef("%s: more than one of -H, -T and --with-key=; for both keys give --with-key=host+tpm2", verb)
 	}
-	if o.key == "tpm2-absent" { // until 255
-		o.key = policy.KeyNull
+	if o.key == "" {
+		o.key = policy.KeyAuto
 	}
-	if !slices.Contains([]string{policy.KeyHost, policy.KeyTPM2, policy.KeyHostTPM2, policy.KeyNull, policy.KeyAuto}, o.key) {
-		return nil, usagef("--with-key=%s: expected host, tpm2, host+tpm2, null or auto", o.key)
+	if o.key != keyTPM2Best && !slices.Contains(keyWords(), o.key) {
+		return nil, usagef("--with-key=%s: expected %s", o.key, strings.Join(keyWords(), ", "))
 	}
-	if !slices.Contains([]string{"auto", "yes", "no"}, o.newline) {
+	if yes, ok := boolean(o.newline); ok {
+		o.newline = map[bool]string{true: "yes", false: "no"}[yes]
+	} else if o.newline != "auto" && o.newline != "" {
 		return nil, usagef("--newline=%s: expected auto, yes or no", o.newline)
+	}
+	if yes, ok := boolean(o.transcode); ok && !yes {
+		o.transcode = transcodings[0]
+	}
+	if !slices.Contains(transcodings, o.transcode) {
+		return nil, usagef("--transcode=%s: expected %s", o.transcode, strings.Join(transcodings, ", "))
+	}
+	if !slices.Contains(jsonForms, o.json) {
+		return nil, usagef("--json=%s: expected %s", o.json, strings.Join(jsonForms, ", "))
+	}
+	if f.Changed("compat") && (o.compat < oldestSystemd || o.compat > 9999) {
+		return nil, usagef("--compat=%d: expected a version of systemd, %d or newer: older ones know no encrypted credentials", o.compat, oldestSystemd)
+	}
+	if o.user != "" {
+		var err error
+		if o.scope, err = scopeOf(o.user); err != nil {
+			return nil, err
+		}
 	}
 	if o.name != "" && !credential.ValidName(o.name) {
 		return nil, usagef("--name=%q: expected 1 to 255 printable ASCII characters without \":\" and \"/\"", o.name)
@@ -220,20 +236,40 @@ func parse(verb string, args []string, least, most int) (*options, error) {
 	return o, nil
 }
 
-// parsePCRs reads a list such as 7+14 or 7,14; an empty one is none.
-func parsePCRs(list string) (mask uint64, err error) {
-	if list == "" {
-		return 0, nil
+// boolean reads the words that systemd takes for yes and no.
+func boolean(word string) (yes, ok bool) {
+	switch strings.ToLower(word) {
+	case "1", "yes", "y", "true", "t", "on":
+		return true, true
+	case "0", "no", "n", "false", "f", "off":
+		return false, true
 	}
+	return false, false
+}
+
+// pcrNames are those of systemd-creds(1) and the UAPI group's PCR registry.
+var pcrNames = map[string]uint64{
+	"platform-code": 0, "platform-config": 1, "external-code": 2, "external-config": 3,
+	"boot-loader-code": 4, "boot-loader-config": 5, "host-platform": 6, "secure-boot-policy": 7,
+	"kernel-initrd": 9, "ima": 10, "kernel-boot": 11, "kernel-config": 12, "sysexts": 13,
+	"shim-policy": 14, "system-identity": 15, "debug": 16, "application-support": 23,
+}
+
+// parsePCRs reads the list of an option, such as 7+14 or 7,shim-policy; an empty
+// one is none.
+func parsePCRs(option, list string) (mask uint64, err error) {
 	for _, word := range strings.FieldsFunc(list, func(r rune) bool { return r == '+' || r == ',' }) {
-		n, err := strconv.ParseUint(word, 10, 8)
-		if err != nil || n > 23 {
-			return 0, usagef("--tpm2-pcrs=%s: %q is not the number of a PCR, 0 to 23", list, word)
+		n, ok := pcrNames[word]
+		if !ok {
+			n, err = strconv.ParseUint(word, 0, 8)
+		}
+		if err != nil || n > 23 || strings.Contains(word, "_") {
+			return 0, usagef("--%s=%s: %q is neither the number of a PCR, 0 to 23, nor the name of one", option, list, word)
+		}
+		if mask&(1<<n) != 0 {
+			return 0, usagef("--%s=%s: PCR %d is there twice", option, list, n)
 		}
 		mask |= 1 << n
-	}
-	if mask == 0 {
-		return 0, usagef("--tpm2-pcrs=%s: expected numbers joined by \"+\", or nothing for no PCRs", list)
 	}
 	return mask, nil
 }

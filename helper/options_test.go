@@ -111,14 +111,15 @@ func FuzzParseTimestamp(f *testing.F) {
 
 func TestParsePCRs(t *testing.T) {
 	for list, want := range map[string]uint64{
-		"": 0, "0": 1, "7": 1 << 7, "7+14": 1<<7 | 1<<14, "14,7": 1<<7 | 1<<14, "7+7": 1 << 7, "23": 1 << 23,
+		"": 0, "+": 0, "0": 1, "7": 1 << 7, "7+14": 1<<7 | 1<<14, "14,7": 1<<7 | 1<<14, "23": 1 << 23, "0x7": 1 << 7, "7+": 1 << 7,
+		"secure-boot-policy+shim-policy": 1<<7 | 1<<14, "kernel-boot": 1 << 11, "9,ima": 1<<9 | 1<<10,
 	} {
-		if got, err := parsePCRs(list); got != want || err != nil {
+		if got, err := parsePCRs("tpm2-pcrs", list); got != want || err != nil {
 			t.Errorf("%q: %#x, %v; want %#x", list, got, err, want)
 		}
 	}
-	for _, list := range []string{"24", "-1", "x", "7 14", "+", ",", "7:sha256", "0x7", "999999999999999999999"} {
-		if got, err := parsePCRs(list); !errors.Is(err, errUsage) {
+	for _, list := range []string{"24", "-1", "x", "7 14", "7+7", "7+secure-boot-policy", "7:sha256", "Kernel-Boot", "1_1", "08", "999999999999999999999"} {
+		if got, err := parsePCRs("tpm2-pcrs", list); !errors.Is(err, errUsage) {
 			t.Errorf("%q: %#x, %v; want a usage error", list, got, err)
 		}
 	}
@@ -127,8 +128,8 @@ func TestParsePCRs(t *testing.T) {
 func FuzzParsePCRs(f *testing.F) {
 	f.Add("7+14,23")
 	f.Fuzz(func(t *testing.T, list string) {
-		mask, err := parsePCRs(list)
-		if err == nil && (bits.Len64(mask) > 24 || mask == 0 != (list == "")) {
+		mask, err := parsePCRs("tpm2-pcrs", list)
+		if err == nil && (bits.Len64(mask) > 24 || mask == 0 != (strings.Trim(list, "+,") == "")) {
 			t.Errorf("%q became %#x", list, mask)
 		}
 	})
@@ -138,35 +139,49 @@ func FuzzParsePCRs(f *testing.F) {
 // provoke as well as for those that they do.
 func TestOutcome(t *testing.T) {
 	for cause, want := range map[error]int{
-		nil:                        0,
-		credential.ErrAuth:         65,
-		credential.ErrNotBase64:    65,
-		credential.ErrUnknownType:  65,
-		tpm.ErrTPMBlob:             65,
-		errNoBlob:                  66,
-		errNoInput:                 66,
-		machine.ErrNoTPM:           69,
-		machine.ErrTPMBusy:         75,
-		tpm.ErrBusy:                75,
-		policy.ErrNoPolicy:         78,
-		errBlocked:                 78,
-		&policy.Error{}:            78,
-		tpm.ErrPolicyMismatch:      80,
-		tpm.ErrForeignKey:          81,
-		tpm.ErrNoSRK:               81,
-		tpm.ErrLockout:             82,
-		machine.ErrNoHostKey:       83,
-		machine.ErrHostKeyForeign:  83,
-		machine.ErrHostKeyUnsafe:   83,
-		credential.ErrNameMismatch: 84,
-		credential.ErrExpired:      84,
-		errNullKey:                 84,
-		errUsage:                   1,
-		errors.New("else"):         1,
+		nil:                         0,
+		credential.ErrAuth:          65,
+		credential.ErrNotBase64:     65,
+		credential.ErrUnknownType:   65,
+		tpm.ErrTPMBlob:              65,
+		errNoBlob:                   66,
+		errNoInput:                  66,
+		machine.ErrNoTPM:            69,
+		machine.ErrTPMBusy:          75,
+		tpm.ErrBusy:                 75,
+		policy.ErrNoPolicy:          78,
+		errBlocked:                  78,
+		&policy.Error{}:             78,
+		tpm.ErrPolicyMismatch:       80,
+		tpm.ErrForeignKey:           81,
+		tpm.ErrNoSRK:                81,
+		tpm.ErrLockout:              82,
+		machine.ErrNoHostKey:        83,
+		machine.ErrHostKeyForeign:   83,
+		machine.ErrHostKeyUnsafe:    83,
+		credential.ErrNameMismatch:  84,
+		credential.ErrExpired:       84,
+		errNullKey:                  84,
+		credential.ErrScopeMismatch: 84,
+		tpm.ErrPublicKey:            65,
+		tpm.ErrNoSignatures:         85,
+		tpm.ErrNoSignature:          85,
+		tpm.ErrSignature:            85,
+		tpm.ErrSignatureFile:        85,
+		tpm.ErrTransport:            86,
+		tpm.ErrBadReply:             86,
+		tpm.ErrTPM:                  86,
+		machine.ErrTPMResponse:      86,
+		errUsage:                    1,
+		errors.New("else"):          1,
 	} {
 		err := cause
 		if cause != nil {
-			err = fmt.Errorf("opening the file: %w", fmt.Errorf("%w: %w", tpm.ErrTransport, cause))
+			err = fmt.Errorf("opening the file: %w", fmt.Errorf("the cause: %w", cause))
+		}
+		if want == 69 || want == 75 {
+			// That is how they come from the transport.
+			err = fmt.Errorf("%w: %w", tpm.ErrTransport, err)
 		}
 		if got := outcomeOf(err); got.status != want {
 			t.Errorf("%v: exit status %d, want %d", err, got.status, want)

@@ -37,6 +37,7 @@ var outcomes = []outcome{
 			credential.ErrSRKSize, credential.ErrSRK, credential.ErrScopeFlags, credential.ErrAuth, credential.ErrTimestamps,
 			credential.ErrMetadata, credential.ErrName, tpm.ErrTPMBlob,
 		}},
+	{65, "", "expected an RSA key in PEM, as \"openssl rsa -pubout\" writes it", []error{tpm.ErrPublicKey}},
 	{65, "", "no credential is that large; is it the right file?", []error{credential.ErrTooLarge, root.ErrTooLarge}},
 
 	{66, "credential or input missing", "encrypt the secret with \"bootseal encrypt\"", []error{errNoBlob}},
@@ -70,12 +71,27 @@ var outcomes = []outcome{
 		[]error{machine.ErrNoHostKey, machine.ErrHostKeyForeign, machine.ErrNoMachineID}},
 	{83, "", "the file must belong to root with mode 0400 and have no other links", []error{machine.ErrHostKeyUnsafe}},
 
-	{84, "wrong name, expired, or null key refused",
+	{84, "wrong name or user, expired, or null key refused",
 		"it was encrypted under another name: rename the file, or give the name with --name=", []error{credential.ErrNameMismatch}},
+	{84, "", "name its user with --uid=, or leave out --user and --uid= for one of the system", []error{credential.ErrScopeMismatch}},
 	{84, "", "encrypt the secret again with a later --not-after=, or check the machine's clock", []error{credential.ErrExpired}},
 	{84, "", "encrypt the secret with a key; --allow-null accepts it all the same", []error{errNullKey}},
 
+	{85, "PCR signature missing or not valid",
+		"install the "+signatureFile+" that came with the kernel that runs into /run/systemd or /etc/systemd, or name it with --tpm2-signature=",
+		[]error{tpm.ErrNoSignatures}},
+	{85, "", "the file must come with the kernel that runs, and be signed with the key that the credential was encrypted for",
+		[]error{tpm.ErrNoSignature, tpm.ErrSignature}},
+	{85, "", "make the file again with \"systemd-measure sign\"", []error{tpm.ErrSignatureFile}},
+
+	{86, "TPM failed",
+		"look for the TPM in \"journalctl -k\", then switch the machine off and on; if it stays so, the TPM or its firmware is broken",
+		[]error{tpm.ErrTransport, tpm.ErrBadReply, tpm.ErrTPM, machine.ErrTPMResponse}},
+
 	{1, "anything else, also wrong usage", "try \"bootseal --help\"", []error{errUsage}},
+	{1, "", "leave out --transcode= and --json=", []error{errTranscode}},
+	{1, "", "run it in a service that has credentials, or list those of the machine with --system", []error{errNoCredentials}},
+	{1, "", "this is a mistake in bootseal; please report it", []error{credential.ErrNoKey}},
 	{1, "", "systemd allows at most 1 MiB", []error{secret.ErrTooLarge}},
 	{1, "", "the TPM's owner password must be empty; see tpm2_changeauth(1)", []error{tpm.ErrOwnerAuth}},
 	{1, "", "name PCRs with --tpm2-pcrs= that the firmware or the kernel measures something into, such as 7", []error{tpm.ErrBank}},
@@ -98,7 +114,10 @@ func report(err error) int {
 	if o.status == 0 {
 		return 0
 	}
-	fmt.Fprintf(os.Stderr, "bootseal: %v\n", err)
+	fmt.Fprintf(os.Stderr, "%s: %v\n", program(), err)
+	if asSystemdCreds() {
+		return 1
+	}
 	if o.hint != "" {
 		fmt.Fprintf(os.Stderr, "hint: %s\n", o.hint)
 	}
