@@ -41,17 +41,33 @@ func inHost(do func() error) error {
 	return <-result
 }
 
+// enterHost moves the thread to the mounts and the root directory of PID 1,
+// which is not that of the namespace where PID 1 has been started in a chroot.
 func enterHost() error {
-	ns, err := os.Open("/proc/1/ns/mnt")
-	if err != nil {
+	fail := func(err error) error {
 		return fmt.Errorf("entering the host's mount namespace: %w", err)
 	}
+	ns, err := os.Open("/proc/1/ns/mnt")
+	if err != nil {
+		return fail(err)
+	}
 	defer ns.Close()
+	top, err := unix.Open("/proc/1/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fail(err)
+	}
+	defer unix.Close(top)
 	if err = unix.Unshare(unix.CLONE_FS); err == nil {
 		err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS)
 	}
+	if err == nil {
+		err = unix.Fchdir(top)
+	}
+	if err == nil {
+		err = unix.Chroot(".")
+	}
 	if err != nil {
-		return fmt.Errorf("entering the host's mount namespace: %w; the hook needs the \"+\" prefix, as in ExecStartPre=+%s", err, os.Args[0])
+		return fail(fmt.Errorf("%w; the hook needs the \"+\" prefix, as in ExecStartPre=+%s", err, os.Args[0]))
 	}
 	return nil
 }
