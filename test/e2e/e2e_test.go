@@ -28,37 +28,10 @@ key  = "host+tpm2"
 pcrs = [7]
 `
 
-// helpers are functions for the scripts of the machines. A script prints its
-// results as sections, see sections.
-var helpers = machine.Health + machine.Plaintext(password) + `
-property() { systemctl show --property="$1" --value "${2:-step-ca.service}"; }
-# down waits until systemd has given the unit up.
-down() {
-	for _ in $(seq 400); do
-		case $(property ActiveState) in failed|inactive) return;; esac
-		sleep 0.1
-	done
-}
+// helpers are functions for the scripts of the machines.
+var helpers = machine.Health + machine.Plaintext(password) + machine.Script + `
 mounts() { awk '$2 ~ "^/run/(bootseal|credentials)/step-ca" { print $2 }' /proc/mounts; }
-section() { echo; echo "=== $*"; }
 `
-
-// sections splits what a script printed after "=== NAME" lines.
-func sections(out string) map[string]string {
-	all := map[string]string{}
-	name := ""
-	for _, line := range strings.SplitAfter(out, "\n") {
-		if rest, ok := strings.CutPrefix(line, "=== "); ok {
-			name = strings.TrimSpace(rest)
-			continue
-		}
-		all[name] += line
-	}
-	for name, text := range all {
-		all[name] = strings.TrimSpace(text)
-	}
-	return all
-}
 
 func newMachine(t *testing.T, version int) *machine.Machine {
 	t.Helper()
@@ -101,7 +74,7 @@ func boot(t *testing.T, m *machine.Machine, script string) map[string]string {
 	if r.Stderr != "" {
 		t.Log("script: ", r.Stderr)
 	}
-	return sections(r.Stdout)
+	return machine.Sections(r.Stdout)
 }
 
 func write(t *testing.T, m *machine.Machine, path, content string, mode os.FileMode) {
@@ -314,8 +287,8 @@ func failures(version int) []failure {
 			write(t, m, policy, strings.Replace(policyText, "[7]", "[7, 14]", 1), 0o644)
 		}, []string{policy, blob, "PCR 7+14"}},
 		{"generator that dies half-way", func(t *testing.T, m *machine.Machine) {
-			// In units of 512 bytes: enough to block the unit, not for its drop-in.
-			wrapGenerator(t, m, "ulimit -f 1; exec /root/real-generator \"$@\"")
+			// Enough to block the unit, not for its drop-in.
+			wrapGenerator(t, m, "exec prlimit --fsize=440 /root/real-generator \"$@\"")
 		}, []string{"bootseal-generator", "systemctl daemon-reload"}},
 		{"generator that does nothing", func(t *testing.T, m *machine.Machine) {
 			wrapGenerator(t, m, "kill -KILL $$")

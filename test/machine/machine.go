@@ -63,22 +63,32 @@ func Cache() string {
 // New makes a machine with the given version of systemd and a new TPM.
 // It returns [ErrNotSetUp] where test/setup has not made that version's tree.
 func New(version int) (*Machine, error) {
-	tree, err := filepath.EvalSymlinks(filepath.Join(Cache(), strconv.Itoa(version)))
-	if err != nil || os.Geteuid() != 0 {
-		return nil, fmt.Errorf("making a machine with systemd %d: %w", version, ErrNotSetUp)
-	}
-	sweepOnce.Do(sweep)
-	m, err := mount(version, tree)
+	m, err := open(version, strconv.Itoa(version))
 	if err != nil {
 		return nil, err
 	}
 	if m.TPM, err = newTPM(m.dir); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
-	if err := m.prepare(); err != nil {
+	err = m.prepare(map[string]string{
+		// Units do not inherit PID 1's environment: this is where hooks and
+		// commands, and systemd-creds@.service of 258 and newer, learn of the TPM.
+		"/etc/systemd/system.conf.d/bootseal-test.conf": "[Manager]\nDefaultEnvironment=SYSTEMD_TPM2_DEVICE=" + Device + "\n",
+	})
+	if err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
+}
+
+// open mounts a tree of that name in the cache.
+func open(version int, name string) (*Machine, error) {
+	tree, err := filepath.EvalSymlinks(filepath.Join(Cache(), name))
+	if err != nil || os.Geteuid() != 0 {
+		return nil, fmt.Errorf("making a machine with systemd %d: %w", version, ErrNotSetUp)
+	}
+	sweepOnce.Do(sweep)
+	return mount(version, tree)
 }
 
 // Clone makes a copy of the machine, disk and TPM. The original may not be
@@ -174,19 +184,14 @@ ExecStopPost=/bin/systemctl poweroff --force --no-block
 Environment=SYSTEMD_PAGER= SYSTEMD_COLORS=0 LC_ALL=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 `
 
-// prepare puts the test's own unit on a new disk.
-func (m *Machine) prepare() error {
+// prepare puts the test's own unit, and files, on a new disk.
+func (m *Machine) prepare(files map[string]string) error {
 	id := make([]byte, 16)
 	if _, err := rand.Read(id); err != nil {
 		return err
 	}
-	files := map[string]string{
-		"/etc/machine-id": hex.EncodeToString(id) + "\n",
-		"/etc/systemd/system/bootseal-test.service": testUnit,
-		// Units do not inherit PID 1's environment: this is where hooks and
-		// commands, and systemd-creds@.service of 258 and newer, learn of the TPM.
-		"/etc/systemd/system.conf.d/bootseal-test.conf": "[Manager]\nDefaultEnvironment=SYSTEMD_TPM2_DEVICE=" + Device + "\n",
-	}
+	files["/etc/machine-id"] = hex.EncodeToString(id) + "\n"
+	files["/etc/systemd/system/bootseal-test.service"] = testUnit
 	for path, content := range files {
 		if err := m.Write(path, content, 0o644); err != nil {
 			return err
@@ -219,6 +224,17 @@ func (m *Machine) Boot(script string) (Result, error) {
 		return Result{}, err
 	}
 	defer func() { m.TPM.off() }()
+	return m.run(script, func() error {
+		return m.nspawn("--machine="+m.name(), "--capability=CAP_IPC_LOCK", // which every service of a real machine has
+			"--bind="+m.TPM.dir+":/bootseal-test/tpm", "--bind="+filepath.Join(m.dir, "out")+":/bootseal-test/out",
+			"--setenv=SYSTEMD_TPM2_DEVICE="+Device,
+			"--boot", "systemd.unit=multi-user.target", "systemd.log_color=0")
+	})
+}
+
+// run has a script run by boot, which takes it from the folder "out" and leaves
+// the results there.
+func (m *Machine) run(script string, boot func() error) (Result, error) {
 	out := filepath.Join(m.dir, "out")
 	for _, name := range []string{"stdout", "stderr", "status"} {
 		_ = os.Remove(filepath.Join(out, name))
@@ -226,7 +242,8 @@ func (m *Machine) Boot(script string) (Result, error) {
 	if err := os.WriteFile(filepath.Join(out, "script"), []byte(script), 0o644); err != nil {
 		return Result{}, err
 	}
-	console, runErr := m.nspawn()
+	runErr := boot()
+	console := read(m.dir, "console")
 
 	r := Result{Console: console, Status: -1}
 	r.Stdout, r.Stderr = read(out, "stdout"), read(out, "stderr")
@@ -246,41 +263,48 @@ func read(dir, name string) string {
 	return string(b)
 }
 
-func (m *Machine) nspawn() (console string, err error) {
-	name := "t" + filepath.Base(m.dir)[strings.LastIndex(filepath.Base(m.dir), "-")+1:]
+// nspawn runs systemd-nspawn on the machine's root, without network.
+func (m *Machine) nspawn(args ...string) error {
 	groups, err := newCgroups(filepath.Base(m.dir))
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer groups.remove()
 
-	ctx, cancel := context.WithTimeout(context.Background(), bootLimit)
-	defer cancel()
 	// The shell moves itself before there is anything that it would leave behind.
-	args := append([]string{"-c", `for d in "$@"; do [ "$d" = -- ] && break; echo $$ >"$d/cgroup.procs" || exit 1; done; while [ "$1" != -- ]; do shift; done; shift; exec "$@"`, "sh"}, groups...)
-	args = append(args, "--", "systemd-nspawn", "--register=no", "--keep-unit", "--quiet",
-		"--machine="+name, "--directory="+m.Root, "--private-network", "--resolv-conf=off", "--timezone=off", "--link-journal=no",
-		"--console=pipe", "--capability=CAP_IPC_LOCK", // which every service of a real machine has
-		"--bind="+m.TPM.dir+":/bootseal-test/tpm", "--bind="+filepath.Join(m.dir, "out")+":/bootseal-test/out",
-		"--setenv=SYSTEMD_TPM2_DEVICE="+Device,
-		"--boot", "systemd.unit=multi-user.target", "systemd.log_color=0")
-	cmd := exec.CommandContext(ctx, "sh", args...)
+	command := append([]string{"sh", "-c", `for d in "$@"; do [ "$d" = -- ] && break; echo $$ >"$d/cgroup.procs" || exit 1; done; while [ "$1" != -- ]; do shift; done; shift; exec "$@"`, "sh"}, groups...)
+	command = append(command, "--", "systemd-nspawn", "--register=no", "--keep-unit", "--quiet",
+		"--directory="+m.Root, "--private-network", "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=pipe")
+	return m.watch(bootLimit, append(command, args...)...)
+}
+
+// name is a name for the machine that no other has.
+func (m *Machine) name() string {
+	base := filepath.Base(m.dir)
+	return "t" + base[strings.LastIndex(base, "-")+1:]
+}
+
+// watch runs a command whose output is the machine's console.
+func (m *Machine) watch(limit time.Duration, command ...string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
 	file, err := os.Create(filepath.Join(m.dir, "console"))
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer file.Close()
 	cmd.Stdout, cmd.Stderr = file, file
 	wait, err := startWithUs(cmd)
 	if err != nil {
-		return "", err
+		return err
 	}
 	err = wait()
 	if ctx.Err() != nil {
-		err = fmt.Errorf("not done after %v", bootLimit)
+		err = fmt.Errorf("not done after %v", limit)
 	}
-	return read(m.dir, "console"), err
+	return err
 }
 
 // startWithUs starts a command that dies when this process does.

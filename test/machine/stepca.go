@@ -8,9 +8,10 @@ import (
 )
 
 // Health is a piece of script: it exits 0, printing "ok", once step-ca answers
-// on HTTPS with a certificate of its own root, and 1 after ten seconds without.
+// on HTTPS with a certificate of its own root, and 1 after ten seconds without,
+// or $patience seconds.
 const Health = `health() {
-	local end=$((SECONDS + 10))
+	local end=$((SECONDS + ${patience:-10}))
 	while [ $SECONDS -lt $end ]; do
 		STEPPATH=/root/.step step ca health --ca-url https://127.0.0.1:8443 --root /etc/step-ca/certs/root_ca.crt 2>/dev/null && return 0
 		sleep 0.1

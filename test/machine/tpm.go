@@ -78,14 +78,8 @@ func (t *TPM) on() error {
 		}
 		t.off = nil
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if _, err := os.Stat(raw); err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.off()
-			return errors.New("starting swtpm: no socket after ten seconds")
-		}
+	if err := t.await(raw); err != nil {
+		return err
 	}
 	for pcr, event := range t.Firmware {
 		if err := t.extend(pcr, event); err != nil {
@@ -99,6 +93,19 @@ func (t *TPM) on() error {
 	}
 	go t.manage(listener)
 	return nil
+}
+
+// await waits for a socket of swtpm, or else switches it off.
+func (t *TPM) await(socket string) error {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if _, err := os.Stat(socket); err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			t.off()
+			return errors.New("starting swtpm: no socket after ten seconds")
+		}
+	}
 }
 
 // manage passes commands on, and does what the kernel does for /dev/tpmrm0 and

@@ -1,0 +1,179 @@
+// Package vm tests what users do on their servers: the Debian package, step-ca
+// under its upstream unit, and a machine that is switched off and on again, with
+// a kernel, devices and a TPM of its own.
+package vm
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/bootseal/bootseal/test/machine"
+)
+
+const password = "correct horse battery staple"
+
+// slots has as many virtual machines run at once as there are processors for:
+// each computes most of the time.
+var slots = make(chan struct{}, 2)
+
+const helpers = `patience=60
+export SYSTEMD_COLORS=0
+` + machine.Health + machine.Script
+
+// seal is what an administrator does, as the README has it.
+const seal = `
+mkdir -p /etc/bootseal
+cat >/etc/bootseal/step-ca.service.toml <<'END'
+[[credential]]
+name     = "step-ca"
+option   = "--password-file"
+replaces = "/etc/step-ca/password.txt"
+
+[seal]
+key  = "host+tpm2"
+pcrs = [7]
+END
+bootseal encrypt --unit=step-ca.service step-ca </etc/step-ca/password.txt || exit
+systemctl daemon-reload && systemctl restart step-ca || exit
+section sealed; health
+shred -u /etc/step-ca/password.txt
+`
+
+// report prints what an administrator looks at after a boot.
+var report = machine.Plaintext(password) + `
+section health; health
+section state; property ActiveState; property Result; property NRestarts
+section sandbox; property PrivateDevices; property DevicePolicy
+section drop-ins; property DropInPaths
+section plaintext; plaintext
+`
+
+// tarball is the source as a release has it.
+func tarball(t *testing.T) string {
+	t.Helper()
+	path, err := machine.Dist(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func newVM(t *testing.T, version int, tarball string) *machine.VM {
+	t.Helper()
+	vm, err := machine.NewVM(version)
+	if errors.Is(err, machine.ErrNotSetUp) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := vm.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := vm.InstallStepCA(password + "\n"); err != nil {
+		t.Fatal(err)
+	}
+	deb, _, err := machine.BuildDeb(version, tarball, t.TempDir())
+	if errors.Is(err, machine.ErrNotSetUp) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(deb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := vm.Write("/root/bootseal.deb", string(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return vm
+}
+
+// boot runs a script on the machine; a script that fails fails the test.
+func boot(t *testing.T, vm *machine.VM, script string) map[string]string {
+	t.Helper()
+	slots <- struct{}{}
+	defer func() { <-slots }()
+	r, err := vm.Boot(helpers + script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Status != 0 {
+		t.Fatalf("script: exit status %d\n--- stdout\n%s--- stderr\n%s", r.Status, r.Stdout, r.Stderr)
+	}
+	if r.Stderr != "" {
+		t.Log("script: ", r.Stderr)
+	}
+	return machine.Sections(r.Stdout)
+}
+
+func want(t *testing.T, what, got, want string) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s: got %q, want %q", what, got, want)
+	}
+}
+
+func wantContains(t *testing.T, what, got string, words ...string) {
+	t.Helper()
+	for _, word := range words {
+		if !strings.Contains(got, word) {
+			t.Errorf("%s: no %q in:\n%s", what, word, got)
+		}
+	}
+}
+
+// healthy holds what report has printed against a service as it should be.
+func healthy(t *testing.T, when string, out map[string]string) {
+	t.Helper()
+	want(t, when+", health", out["health"], "ok")
+	want(t, when+", state", out["state"], "active\nsuccess\n0")
+	want(t, when+", sandbox", out["sandbox"], "yes\nclosed")
+	want(t, when+", drop-ins", out["drop-ins"], "/run/systemd/generator/step-ca.service.d/zz-bootseal.conf")
+	// What is below /run is where systemd itself keeps credentials, or a folder
+	// that only root can enter.
+	for _, file := range strings.Fields(out["plaintext"]) {
+		if !strings.HasPrefix(file, "/run/credentials/") && !strings.HasPrefix(file, "/run/bootseal/") {
+			t.Errorf("%s: the plaintext is in %s", when, file)
+		}
+	}
+}
+
+func TestReboot(t *testing.T) {
+	source := tarball(t)
+	for _, version := range machine.VMVersions {
+		t.Run(fmt.Sprint(version), func(t *testing.T) {
+			t.Parallel()
+			vm := newVM(t, version, source)
+			out := boot(t, vm, `
+section before; health
+section install; dpkg -i /root/bootseal.deb >/dev/null && echo ok
+`+seal+report)
+			want(t, "with the plaintext", out["before"], "ok")
+			want(t, "installing the package", out["install"], "ok")
+			want(t, "with the sealed password", out["sealed"], "ok")
+			healthy(t, "sealed", out)
+
+			healthy(t, "first reboot", boot(t, vm, report))
+			healthy(t, "second reboot", boot(t, vm, report))
+
+			var err error
+			if vm.TPM, err = vm.NewTPM(); err != nil {
+				t.Fatal(err)
+			}
+			out = boot(t, vm, `down
+section state; property ActiveState; property MainPID
+section status; systemctl status --lines=0 --full step-ca
+section log; journalctl --boot --unit=step-ca.service --output=cat
+`)
+			want(t, "state with another TPM", out["state"], "failed\n0")
+			wantContains(t, "systemctl status with another TPM", out["status"], "/etc/credstore.encrypted/step-ca", "another TPM")
+		})
+	}
+}
