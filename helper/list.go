@@ -31,8 +31,8 @@ func (o *options) folders() (folders, error) {
 	for name, folder := range map[string]*string{
 		"CREDENTIALS_DIRECTORY": &f.plain, "ENCRYPTED_CREDENTIALS_DIRECTORY": &f.encrypted,
 	} {
-		*folder = os.Getenv(name)
-		if *folder != "" && (!filepath.IsAbs(*folder) || filepath.Clean(*folder) != *folder) {
+		var set bool
+		if *folder, set = os.LookupEnv(name); set && (!filepath.IsAbs(*folder) || filepath.Clean(*folder) != *folder) {
 			return f, fmt.Errorf("$%s is %q: expected an absolute path without \".\" and \"..\"", name, *folder)
 		}
 	}

@@ -17,7 +17,11 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"bootseal": main})
+	testscript.Main(m, map[string]func(){
+		"bootseal": main,
+		// The real one is on the search path, too.
+		"our-systemd-creds": func() { os.Args[0] = nameOfSystemdCreds; main() },
+	})
 }
 
 // TestScript runs sessions at a prompt, each with a TPM and a host key of its
@@ -66,10 +70,15 @@ func TestScript(t *testing.T) {
 	}
 }
 
-// power is the command "tpm off", "tpm on", "tpm restart" or "tpm replace".
+// power is the command "tpm off", "tpm on", "tpm restart", "tpm replace" or "tpm
+// faulty FAULT".
 func power(ts *testscript.TestScript, t *testing.T, tpm *machinetest.TPM, args []string) {
+	if len(args) == 2 && args[0] == "faulty" {
+		faulty(ts, t, tpm, args[1])
+		return
+	}
 	if len(args) != 1 {
-		ts.Fatalf("usage: tpm off|on|restart|replace")
+		ts.Fatalf("usage: tpm off|on|restart|replace|faulty FAULT")
 	}
 	switch args[0] {
 	case "off":
