@@ -78,7 +78,7 @@ var outcomes = []outcome{
 	{84, "", "encrypt the secret with a key; --allow-null accepts it all the same", []error{errNullKey}},
 
 	{85, "PCR signature missing or not valid",
-		"install the "+signatureFile+" that came with the kernel that runs into /run/systemd or /etc/systemd, or name it with --tpm2-signature=",
+		"install the " + signatureFile + " that came with the kernel that runs into /run/systemd or /etc/systemd, or name it with --tpm2-signature=",
 		[]error{tpm.ErrNoSignatures}},
 	{85, "", "the file must come with the kernel that runs, and be signed with the key that the credential was encrypted for",
 		[]error{tpm.ErrNoSignature, tpm.ErrSignature}},
