@@ -49,7 +49,7 @@ func unseal(args []string) error {
 		if err != nil {
 			return err
 		}
-		o.now, o.anyScope = time.Now(), true
+		o.now, o.anyScope, o.booting = time.Now(), true, true
 		opened, err := o.open(all)
 		if err != nil {
 			return err

@@ -70,6 +70,7 @@ type opening struct {
 	scope      *credential.Scope // of whose user; nil is the system
 	anyScope   bool              // also the system where there is a scope, and root where there is none
 	now        time.Time         // when they must not have expired
+	booting    bool              // the TPM's driver may still be on its way
 }
 
 // open opens all credentials or none, with one connection to the TPM and one
@@ -111,6 +112,9 @@ func (o opening) open(all []*sealed) ([]*credential.Plaintext, error) {
 	}
 	secrets := make([][]byte, len(all))
 	if needsTPM2 {
+		if o.booting {
+			machine.AwaitTPM(o.device)
+		}
 		t, err := machine.OpenTPM(o.device)
 		if err != nil {
 			return nil, err

@@ -130,6 +130,8 @@ func render(p *policy.Policy, u *Unit, delivery policy.Delivery, version int) (s
 		d.set("ExecStart", line)
 	}
 	if (version < allowsTPM || delivery == policy.Socket) && u.restrictsDevices() {
+		// Devices that the kernel does not know yet when the unit starts are not allowed.
+		d.unit = append(d.unit, "Wants=modprobe@tpm.service", "After=modprobe@tpm.service")
 		d.set("DeviceAllow", "char-tpm rw")
 	}
 	d.notify(u)

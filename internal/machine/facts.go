@@ -89,10 +89,14 @@ func (s TPM2Support) Missing() int {
 	return missing
 }
 
+// acpiTPM2 is the table by which firmware announces a TPM 2.0 (TCG ACPI
+// Specification).
+const acpiTPM2 = "/sys/firmware/acpi/tables/TPM2"
+
 // FirmwareTPM2 tells whether the machine booted with EFI firmware that found a
 // TPM 2.0: it left the TPM2 ACPI table. In a container it says no.
 func FirmwareTPM2(dir root.Dir) bool {
-	return efi(dir) && exists(dir, "/sys/firmware/acpi/tables/TPM2")
+	return efi(dir) && exists(dir, acpiTPM2)
 }
 
 // SecureBoot tells whether the machine booted with Secure Boot enforced (UEFI

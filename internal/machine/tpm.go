@@ -46,6 +46,8 @@ const (
 	connectTime = 5 * time.Second
 	commandTime = 30 * time.Second
 	createTime  = 2 * time.Minute
+	// driverTime bounds the wait for the kernel's driver.
+	driverTime = 30 * time.Second
 )
 
 // OpenTPM opens the TPM that spec names, in the syntax of --tpm2-device=
@@ -94,6 +96,27 @@ func openTPM(spec string) (transport.TPMCloser, error) {
 		return openSwtpm(conf)
 	}
 	return nil, errors.New(`expected device:PATH, swtpm:path=PATH, swtpm:host=HOST,port=PORT, an absolute path or "auto"`)
+}
+
+// AwaitTPM waits, for half a minute at most, until there is the kernel device that
+// spec names (see [OpenTPM]), if the firmware announces a TPM 2.0: when a machine
+// boots, its driver may come later than the units that need it.
+func AwaitTPM(spec string) {
+	if spec == "" {
+		spec = os.Getenv("SYSTEMD_TPM2_DEVICE")
+	}
+	path := strings.TrimPrefix(spec, "device:")
+	if path == "" {
+		path = strings.TrimPrefix(defaultTPM, "device:")
+	}
+	if !filepath.IsAbs(path) || Container("/") || !exists("/", acpiTPM2) {
+		return
+	}
+	for end := time.Now().Add(driverTime); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			return
+		}
+	}
 }
 
 // onlyTPM returns the device node of the machine's only TPM 2.0.

@@ -51,6 +51,20 @@ section drop-ins; property DropInPaths
 section plaintext; plaintext
 `
 
+// lateTPM makes the driver of the TPM, a module in the kernel of systemd 247's
+// Debian, come a while after the services have started.
+const (
+	lateTPM     = "modprobe.blacklist=tpm_tis"
+	lateTPMUnit = `[Unit]
+ConditionKernelCommandLine=` + lateTPM + `
+
+[Service]
+Type=oneshot
+ExecStart=/bin/sleep 5
+ExecStart=/sbin/modprobe tpm_tis
+`
+)
+
 // tarball is the source as a release has it.
 func tarball(t *testing.T) string {
 	t.Helper()
@@ -90,6 +104,9 @@ func newVM(t *testing.T, version int, tarball string) *machine.VM {
 		t.Fatal(err)
 	}
 	if err := vm.Write("/root/bootseal.deb", string(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(vm.Write("/etc/systemd/system/late-tpm.service", lateTPMUnit, 0o644), vm.Enable("late-tpm.service")); err != nil {
 		t.Fatal(err)
 	}
 	return vm
@@ -161,7 +178,11 @@ section install; dpkg -i /root/bootseal.deb >/dev/null && echo ok
 			healthy(t, "sealed", out)
 
 			healthy(t, "first reboot", boot(t, vm, report))
+			if version == 247 {
+				vm.Command = lateTPM
+			}
 			healthy(t, "second reboot", boot(t, vm, report))
+			vm.Command = ""
 
 			var err error
 			if vm.TPM, err = vm.NewTPM(); err != nil {
