@@ -140,10 +140,13 @@ func TestSealThenUnseal(t *testing.T) {
 	}
 }
 
-// TestCommands counts what the TPM is asked for. systemd-creds sends for one
-// credential bound to PCR 7: 252 12 commands, 257 18, 262 (pinned) 17.
+// TestCommands counts what the TPM is asked for. UnsealAll shows that beside what
+// systemd-creds sends.
 func TestCommands(t *testing.T) {
 	tpm := startTPM(t, "a", "p1")
+	set := vectors.Load(t, vectorDir)
+	sigs, err := ParseSignatures(set.Read(t, "keys/sig-p1.json"))
+	must(t, err)
 	for _, c := range []struct {
 		typ      credential.Type
 		mask     uint64
@@ -158,14 +161,26 @@ func TestCommands(t *testing.T) {
 		{credential.TypeTPM2Pinned, 1 << 7, 10, 41},
 		{credential.TypeTPM2Pinned, 0, 1, 4},
 		{credential.TypeTPM2Pinned, 0, 10, 31},
+		{credential.TypeTPM2PublicKey, 0, 1, 12},
+		{credential.TypeTPM2PublicKey, 0, 10, 93},
+		{credential.TypeTPM2PublicKey, 1 << 7, 1, 13},
+		{credential.TypeTPM2PublicKey, 1 << 7, 10, 103},
+		{credential.TypeTPM2PublicKeyPinned, 0, 1, 10},
+		{credential.TypeTPM2PublicKeyPinned, 0, 10, 91},
+		{credential.TypeTPM2PublicKeyPinned, 1 << 7, 1, 11},
+		{credential.TypeTPM2PublicKeyPinned, 1 << 7, 10, 101},
 	} {
 		t.Run(fmt.Sprint(c.typ, " ", credential.PCRs(c.mask), " ", c.n), func(t *testing.T) {
 			blobs := make([]*credential.Blob, c.n)
 			for i := range blobs {
-				blobs[i] = seal(t, tpm, bound(c.typ, c.mask))
+				b := bound(c.typ, c.mask)
+				if c.typ.HasPublicKey() {
+					b.PublicKey = &credential.PublicKey{PCRMask: 1 << 11, PEM: set.Read(t, "keys/pcr.pub.pem")}
+				}
+				blobs[i] = seal(t, tpm, b)
 			}
 			tpm.sent = nil
-			secrets, err := UnsealAll(tpm, blobs, nil) // no Retry: each is sent once
+			secrets, err := UnsealAll(tpm, blobs, sigs) // no Retry: each is sent once
 			must(t, err)
 			for _, s := range secrets {
 				if !bytes.Equal(s, secret) {

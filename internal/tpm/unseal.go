@@ -36,7 +36,15 @@ type item struct {
 // TPM2_Unseal, and no policy digest is read back, since TPM2_Unseal itself says
 // when it does not match. For n secrets bound to literal PCRs that is 3 + 4n
 // commands below the legacy primary and 1 + 4n below the pinned storage root key,
-// n fewer without PCRs, and 6n more with signed ones.
+// n fewer without PCRs, and 6n more with signed ones. What systemd-creds decrypt
+// sends for one credential, and as often again for each other one (section 10 of
+// the format document), beside what is sent here:
+//
+//	                        252  257  262  here  here, pinned  here, ten
+//	no PCRs                   -   16   15     6             4  33, pinned 31
+//	PCR 7                    12   18   17     7             5  43, pinned 41
+//	signed PCR 11            17   23   22    12            10  93, pinned 91
+//	signed PCR 11, PCR 7     18   24   23    13            11  103, pinned 101
 func UnsealAll(t transport.TPM, blobs []*credential.Blob, sigs *Signatures) (secrets [][]byte, err error) {
 	c := &conn{t: t}
 	defer func() {

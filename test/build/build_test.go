@@ -71,6 +71,9 @@ func TestInstall(t *testing.T) {
 	for _, name := range []string{"README.md", "LICENSE"} {
 		checkMode(t, filepath.Join(dest, "usr/share/doc/bootseal", name), 0o644)
 	}
+	if _, err := os.Lstat(filepath.Join(dest, "usr/bin/systemd-creds")); err == nil {
+		t.Error("systemd-creds is installed, which systemd has")
+	}
 	for _, program := range []string{generator, filepath.Join(dest, "usr/bin/bootseal")} {
 		if got := run(t, nil, program, "--version"); !strings.HasPrefix(got, "bootseal ") || strings.Contains(got, "dev") || strings.Contains(got, "unknown") {
 			t.Errorf("%s --version: %q", program, got)
@@ -83,11 +86,14 @@ func TestOptions(t *testing.T) {
 	// Neither systemd.pc nor a home, as where packages are built.
 	env := []string{"PKG_CONFIG_LIBDIR=/nonexistent", "HOME=", "GOCACHE=", "XDG_CACHE_HOME=", "GOMODCACHE=" + run(t, nil, "go", "env", "GOMODCACHE")}
 	dest := install(t, source(t), env, "--prefix=/opt/bootseal",
-		"-Dsystemdsystemgeneratordir=/g", "-Dsystemdsystemunitdir=/u", "-Dtmpfilesdir=/t")
+		"-Dsystemdsystemgeneratordir=/g", "-Dsystemdsystemunitdir=/u", "-Dtmpfilesdir=/t", "-Dsystemd-creds=true")
 	checkMode(t, dest+"/g/bootseal-generator", 0o755)
 	checkMode(t, dest+"/u/service.d/zz-bootseal.conf", 0o644)
 	checkMode(t, dest+"/t/bootseal.conf", 0o644)
 	checkMode(t, dest+"/opt/bootseal/bin/bootseal", 0o755)
+	if got := run(t, nil, dest+"/opt/bootseal/bin/systemd-creds", "--version"); !strings.HasPrefix(got, "systemd 262 ") {
+		t.Errorf("systemd-creds --version: %q", got)
+	}
 	for _, name := range []string{"/g/bootseal-generator", "/u/bootseal.service"} {
 		content, err := os.ReadFile(dest + name)
 		if err != nil {
