@@ -20,7 +20,7 @@ const jsonOff = "off"
 // their order. It is not left to encoding/json because the text is a secret, of
 // which that would leave copies in memory.
 func formatJSON(text []byte, pretty bool) ([]byte, error) {
-	if !json.Valid(text) {
+	if !utf8.Valid(text) || !json.Valid(text) {
 		return nil, fmt.Errorf("%w: --json=: expected JSON", errTranscode)
 	}
 	w := jsonWriter{in: text, pretty: pretty}

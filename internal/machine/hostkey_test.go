@@ -171,3 +171,39 @@ func TestHostKeyPath(t *testing.T) {
 		}
 	}
 }
+
+// FuzzHostKey: whatever is in the file, the key is what follows the derived ID,
+// and only where that is this machine's.
+func FuzzHostKey(f *testing.F) {
+	id := [16]byte([]byte("0123456789abcdef"))
+	own := hostKeyID(id)
+	f.Add(own[:], uint32(0o400))
+	f.Add(append(own[:], 'k'), uint32(0o400))
+	f.Add(append(own[:], make([]byte, 4096)...), uint32(0o400))
+	f.Add(append(own[:], make([]byte, 4097)...), uint32(0o400))
+	f.Add(append(make([]byte, 16), 'k'), uint32(0o400))
+	f.Add(append(own[:], 'k'), uint32(0o640))
+	path := filepath.Join(f.TempDir(), "credential.secret")
+	f.Fuzz(func(t *testing.T, data []byte, mode uint32) {
+		_ = os.Remove(path)
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Chmod(path, mode&0o7777); err != nil {
+			t.Fatal(err)
+		}
+		key, err := ReadHostKey(path, id)
+		valid := mode&0o7777 == 0o400 && len(data) > 16 && len(data) <= 16+4096
+		switch {
+		case err == nil && (!valid || !bytes.Equal(data, append(own[:], key...))):
+			t.Errorf("accepted %x with mode %o", data, mode)
+		case err != nil && valid && bytes.HasPrefix(data, own[:]):
+			t.Errorf("refused %d bytes: %v", len(data), err)
+		case err != nil && !errors.Is(err, ErrHostKeyUnsafe) && !errors.Is(err, ErrHostKeyForeign):
+			t.Errorf("no cause: %v", err)
+		}
+		if after, err := os.ReadFile(path); err != nil || !bytes.Equal(after, data) {
+			t.Errorf("the file has changed: %v", err)
+		}
+	})
+}
