@@ -14,6 +14,7 @@ Verbs:
                                   opening them
   check [UNIT...]                 Look for what keeps units with a policy from
                                   starting; 0 all well, 1 not, 2 could not look
+  explain UNIT                    Tell why the last start of a unit failed
 
 Verbs as systemd-creds(1) has them:
 ` + helpVerbs + `

@@ -76,10 +76,10 @@ func cleanup(args []string) error {
 	return said(inHost(func() error { return remove(*unit) }))
 }
 
-// explain is the ExecStopPost= hook of units whose credentials systemd itself
+// explainHook is the ExecStopPost= hook of units whose credentials systemd itself
 // opens: of those that failed to start for it, systemd does not say which file
 // or PCR was the cause, so this tries again and does.
-func explain(args []string) error {
+func explainHook(args []string) error {
 	flags := pflag.NewFlagSet("explain", pflag.ContinueOnError)
 	flags.String("unit", "", "the unit that did not start, %n in a unit file")
 	if err := flags.Parse(args); err != nil {

@@ -1,0 +1,119 @@
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/bootseal/bootseal/test/machine"
+)
+
+// TestOperator uses the verbs for operators on a machine that works, breaks it
+// in every way and asks why.
+func TestOperator(t *testing.T) {
+	for _, version := range machine.Versions {
+		t.Run(fmt.Sprint(version), func(t *testing.T) {
+			t.Parallel()
+			m := sealed(t, version)
+			t.Run("one by one", func(t *testing.T) { t.Parallel(); testOperator(t, clone(t, m)) })
+			t.Run("another TPM", func(t *testing.T) {
+				t.Parallel()
+				c := clone(t, m)
+				var err error
+				if c.TPM, err = c.NewTPM(); err != nil {
+					t.Fatal(err)
+				}
+				explains(t, c, "another TPM|no storage root key", "encrypt the secret again")
+			})
+			t.Run("changed PCR", func(t *testing.T) {
+				t.Parallel()
+				c := clone(t, m)
+				c.TPM.Firmware[7] = "Secure Boot is off"
+				explains(t, c, "PCR 7", "encrypt the secret again")
+			})
+		})
+	}
+}
+
+// explains boots a machine on which step-ca does not start.
+func explains(t *testing.T, m *machine.Machine, cause, remedy string) {
+	t.Helper()
+	out := boot(t, m, `
+down
+section explain; bootseal explain step-ca 2>&1; echo exit status $?
+section check; bootseal check --no-legend --unseal 2>&1 | tr -s ' '; echo exit status ${PIPESTATUS[0]}
+`)
+	wantExplained(t, "explain", out["explain"], cause, remedy)
+	wantContains(t, "explain", out["explain"], "\nexit status 0")
+	wantContains(t, "check", out["check"], "\nexit status 1", "step-ca.service step-ca opens bad ", "bootseal encrypt --unit=step-ca.service step-ca")
+}
+
+// wantExplained looks for a cause and a remedy; each may be one of several words.
+func wantExplained(t *testing.T, what, got, cause, remedy string) {
+	t.Helper()
+	var found, mends bool
+	for _, line := range strings.Split(got, "\n") {
+		line = strings.TrimSpace(line)
+		found = found || strings.HasPrefix(line, "Cause: ") && containsOne(line, cause)
+		mends = mends || strings.HasPrefix(line, "Remedy: ") && containsOne(line, remedy)
+	}
+	if !found || !mends {
+		t.Errorf("%s: no cause %q, remedy %q in:\n%s", what, cause, remedy, got)
+	}
+}
+
+// containsOne looks for one of the words, joined by "|".
+func containsOne(text, words string) bool {
+	return slices.ContainsFunc(strings.Split(words, "|"), func(word string) bool { return strings.Contains(text, word) })
+}
+
+func testOperator(t *testing.T, m *machine.Machine) {
+	breakages := []struct{ name, breaks, cause, remedy string }{
+		{"missing blob", "mv " + blob + " /root/kept", blob + ": no sealed credential there", "bootseal encrypt"},
+		{"damaged blob", "head -c 200 /root/kept >" + blob, "not Base64", "remove the cause"},
+		{"wrong secret", "echo wrong | bootseal encrypt --unit=step-ca step-ca", "the secret is a wrong one", "bootseal encrypt --unit=step-ca"},
+		{"weak blob", "echo wrong | bootseal encrypt -H --name=step-ca - " + blob, "weaker than the", "remove the cause"},
+		{"broken policy", "cp /root/kept " + blob + "; echo nonsense >" + policy, policy, "remove the cause"},
+		{"namespace", "cp /root/policy " + policy + "; mv /etc/step-ca/db /root/", "/etc/step-ca/db: No such file or directory", "systemctl cat"},
+		{"no user", "mv /root/db /etc/step-ca/; printf '[Service]\\nUser=nosuch\\n' >/run/systemd/system/step-ca.service.d/a.conf", "217/USER|Failed to determine user credentials|Failed to determine credentials for user", "systemctl cat"},
+		{"condition", "printf '[Unit]\\nConditionPathExists=/nosuch\\n' >/run/systemd/system/step-ca.service.d/a.conf", "ConditionPathExists=/nosuch was not met", "systemctl cat"},
+		{"masked", "rm /run/systemd/system/step-ca.service.d/a.conf; mv /etc/systemd/system/step-ca.service /root/; ln -s /dev/null /etc/systemd/system/step-ca.service", "masked", "systemctl unmask"},
+	}
+	script := `
+section health; health
+section preview; bootseal preview step-ca | sed 1,2d | cmp - /run/systemd/generator/step-ca.service.d/zz-bootseal.conf && echo same
+section inspect; bootseal inspect --json=short step-ca
+section check; bootseal check --unseal --metrics=/run/bootseal.prom 2>&1; echo exit status $?
+section metrics; cat /run/bootseal.prom
+section runs; bootseal explain step-ca
+section json; bootseal explain --json=short step-ca
+section nothing; bootseal explain nosuch
+cp ` + policy + ` /root/policy
+mkdir -p /run/systemd/system/step-ca.service.d
+printf '[Service]\nRestart=no\n' >/run/systemd/system/step-ca.service.d/norestart.conf
+`
+	for _, b := range breakages {
+		script += b.breaks + `
+systemctl daemon-reload
+systemctl reset-failed step-ca 2>/dev/null
+systemctl restart step-ca 2>/dev/null
+for _ in $(seq 30); do [ "$(property ActiveState)" = active ] || break; sleep 0.05; done
+down
+section ` + b.name + `; bootseal explain step-ca 2>&1; echo exit status $?
+`
+	}
+	out := boot(t, m, script)
+	want(t, "health", out["health"], "ok")
+	want(t, "preview", out["preview"], "same")
+	wantContains(t, "inspect", out["inspect"], `"type":"host+tpm2`, `"pcrs":[7]`, `"policy_now":"holds"`)
+	wantContains(t, "check", out["check"], "\nexit status 0")
+	wantContains(t, "metrics", out["metrics"], `bootseal_check_verdict{unit="step-ca.service",credential="step-ca",check="opens"} 0`)
+	wantContains(t, "explain of a unit that runs", out["runs"], "Unit: step-ca.service", "State: active (running)", "nothing has failed")
+	wantContains(t, "explain as JSON", out["json"], `[{"unit":"step-ca.service","state":"active (running)","cause":"`)
+	wantExplained(t, "explain of no unit", out["nothing"], "no such unit", "systemctl")
+	for _, b := range breakages {
+		wantExplained(t, b.name, out[b.name], b.cause, b.remedy)
+		wantContains(t, b.name, out[b.name], "\nexit status 0")
+	}
+}
