@@ -33,6 +33,8 @@ func TestScript(t *testing.T) {
 		"swtpm":           "swtpm swtpm-tools",
 		"tpm2_pcrextend":  "tpm2-tools libtss2-tcti-swtpm0",
 		"unshare":         "util-linux",
+		"fish":            "fish",
+		"zsh":             "zsh",
 	} {
 		if _, err := exec.LookPath(program); err != nil {
 			t.Fatalf("%s is not installed (Debian: apt-get install %s)", program, what)
@@ -44,6 +46,10 @@ func TestScript(t *testing.T) {
 	scripts, err := filepath.Glob("testdata/script/*.txtar")
 	if err != nil || len(scripts) == 0 {
 		t.Fatalf("no scripts: %v", err)
+	}
+	completion, err := filepath.Abs("../completion")
+	if err != nil {
+		t.Fatal(err)
 	}
 	for _, script := range scripts {
 		t.Run(strings.TrimSuffix(filepath.Base(script), ".txtar"), func(t *testing.T) {
@@ -57,6 +63,7 @@ func TestScript(t *testing.T) {
 					env.Setenv("SYSTEMD_TPM2_DEVICE", tpm.Spec())
 					env.Setenv("TPM2TOOLS_TCTI", tpm.Spec())
 					env.Setenv("TZ", "Europe/Berlin")
+					env.Setenv("COMPLETION", completion)
 					return nil
 				},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){

@@ -1,0 +1,79 @@
+# fish completion for bootseal(1)
+
+set -l verbs encrypt decrypt list cat setup has-tpm2 help preview inspect check explain
+
+function __bootseal_policies
+    for file in /etc/bootseal/*.service.toml /run/bootseal/policy/*.service.toml /usr/local/lib/bootseal/*.service.toml /usr/lib/bootseal/*.service.toml
+        test -s $file; and string replace -r '^.*/(.*)\.toml$' '$1' -- $file
+    end
+end
+
+# the credentials in the policy of the unit that --unit= names
+function __bootseal_names
+    set -l unit (string match -r -g -- '--unit[= ](\S+)' (commandline -cp))[1]
+    test -n "$unit"; or return
+    string match -q '*.*' -- $unit; or set unit $unit.service
+    for dir in /etc/bootseal /run/bootseal/policy /usr/local/lib/bootseal /usr/lib/bootseal
+        test -e $dir/$unit.toml; or continue
+        string match -r -g '^\s*name\s*=\s*"([^"]*)"' <$dir/$unit.toml
+        return
+    end
+end
+
+function __bootseal_blobs
+    for file in /etc/credstore.encrypted/*
+        test -f $file; and echo $file
+    end
+end
+
+complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -f
+complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a encrypt -d 'Encrypt a secret'
+complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a decrypt -d 'Decrypt a credential'
+complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a list -d 'List the credentials passed to this process'
+complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a cat -d 'Print such credentials'
+complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a setup -d 'Make the host key'
+complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a has-tpm2 -d 'Tell what there is for TPM 2.0'
+complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a help -d 'Show a short help'
+complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a preview -d 'Show the drop-ins of the generator'
+complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a inspect -d 'Tell what a credential is bound to'
+complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a check -d 'Look for what keeps units from starting'
+complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a explain -d 'Tell why a unit did not start'
+
+complete -c bootseal -n "__fish_seen_subcommand_from preview check explain" -f -a '(__bootseal_policies)'
+complete -c bootseal -n "__fish_seen_subcommand_from inspect" -a '(__bootseal_policies)'
+complete -c bootseal -n "__fish_seen_subcommand_from inspect decrypt" -a '(__bootseal_blobs)'
+complete -c bootseal -n "__fish_seen_subcommand_from encrypt" -a '(__bootseal_names)'
+complete -c bootseal -n "__fish_seen_subcommand_from list setup has-tpm2 help" -f
+
+complete -c bootseal -l unit -x -a '(__bootseal_policies)' -d 'Encrypt for this unit'
+complete -c bootseal -l compat -x -d 'Oldest systemd to encrypt for'
+complete -c bootseal -l systemd -x -d 'Preview for this version'
+complete -c bootseal -l root -x -a '(__fish_complete_directories)' -d 'Preview for the machine below'
+complete -c bootseal -l unseal -d 'Check by opening, too'
+complete -c bootseal -l metrics -r -d 'Write metrics for node_exporter'
+complete -c bootseal -l json -x -a 'short pretty off' -d 'Print JSON'
+complete -c bootseal -l no-legend -d 'Print no heading'
+complete -c bootseal -s h -l help -d 'Show a short help'
+complete -c bootseal -l version -d 'Show the version'
+complete -c bootseal -l with-key -x -a 'host tpm2 host+tpm2 tpm2-with-public-key host+tpm2-with-public-key null auto auto-initrd' -d 'What to encrypt with'
+complete -c bootseal -s H -d 'With the host key'
+complete -c bootseal -s T -d 'With the TPM'
+complete -c bootseal -l tpm2-device -x -d 'The TPM'
+complete -c bootseal -l tpm2-pcrs -x -d 'PCRs to seal to'
+complete -c bootseal -l tpm2-public-key -r -d 'Key that signs PCR values'
+complete -c bootseal -l tpm2-public-key-pcrs -x -d 'PCRs that it signs'
+complete -c bootseal -l tpm2-signature -r -d 'Its signatures'
+complete -c bootseal -l user -d 'For oneself'
+complete -c bootseal -l uid -x -a '(__fish_complete_users)' -d 'For this user'
+complete -c bootseal -l name -x -d 'Name of the credential'
+complete -c bootseal -l timestamp -x -d 'Time of encryption'
+complete -c bootseal -l not-after -x -d 'When it expires'
+complete -c bootseal -l allow-null -d 'Accept the null key'
+complete -c bootseal -l refuse-null -d 'Refuse the null key'
+complete -c bootseal -s p -l pretty -d 'Print a setting for a unit'
+complete -c bootseal -l newline -x -a 'auto yes no' -d 'End plaintext with a newline'
+complete -c bootseal -l transcode -x -a 'base64 unbase64 hex unhex' -d 'Encode plaintext'
+complete -c bootseal -l system -d 'What was passed to the machine'
+complete -c bootseal -s q -l quiet -d 'Exit status only'
+complete -c bootseal -l no-pager -d 'As it is anyway'
+complete -c bootseal -l no-ask-password -d 'As it is anyway'

@@ -1,0 +1,219 @@
+package main
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// TestManual holds the manual pages against the code: each option, verb, policy
+// key and exit status stands in its page, and the pages have no others.
+func TestManual(t *testing.T) {
+	hooks := []string{"hook.go", "serve.go"}
+	var prompt []string
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if !strings.HasSuffix(file, "_test.go") && !slices.Contains(hooks, file) {
+			prompt = append(prompt, file)
+		}
+	}
+	same(t, "options in bootseal(1)", documentedOptions(t, "bootseal.1"), definedOptions(t, prompt...))
+	same(t, "options in bootseal-unseal(8)", documentedOptions(t, "bootseal-unseal.8"), definedOptions(t, hooks...))
+	same(t, "options in bootseal-generator(8)", documentedOptions(t, "bootseal-generator.8"), definedOptions(t, "../generator/main.go"))
+	same(t, "keys in bootseal.policy(5)", keysOf(t), policyKeys(t))
+
+	documented := map[string]bool{}
+	for page, pattern := range map[string]string{"bootseal.1": `(?m)^\*([a-z0-9-]+)\*(?: |$)`, "bootseal-unseal.8": `(?m)^\*([a-z]+)\*$`} {
+		for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(manual(t, page), -1) {
+			if !strings.HasPrefix(m[1], "-") && m[1] != "bootseal" {
+				documented[m[1]] = true
+			}
+		}
+	}
+	defined := map[string]bool{}
+	for verb := range verbs {
+		defined[verb] = true
+	}
+	// Paragraphs may begin with a verb, too; they are verbs all the same.
+	same(t, "verbs", documented, defined)
+
+	table := manual(t, "bootseal.1")
+	for _, o := range outcomes {
+		if row := "|  " + strconv.Itoa(o.status) + "\n:  " + o.meaning + "\n"; o.meaning != "" && !strings.Contains(table, row) {
+			t.Errorf("bootseal(1) lacks the exit status\n%s", row)
+		}
+	}
+	if got, want := strings.Count(table, "\n|  "), len(slices.Compact(statuses())); got != want {
+		t.Errorf("bootseal(1) has %d exit statuses, the code %d", got, want)
+	}
+}
+
+// TestCompletion holds the completions against the manual: all options of
+// bootseal(1), and all verbs for a prompt.
+func TestCompletion(t *testing.T) {
+	options := documentedOptions(t, "bootseal.1")
+	for file, patterns := range map[string]struct{ long, short, verb string }{
+		"bootseal.bash": {`--([a-z0-9-]+)[=\s']`, `\s-([A-Z])`, `local verbs='|\s([a-z0-9-]+)`},
+		"bootseal.fish": {`-l ([a-z0-9-]+)`, `-s ([A-Z])`, `-a ([a-z0-9-]+) -d`},
+		"_bootseal":     {`--([a-z0-9-]+)[=\[}]`, `'-([A-Z])\[`, `'([a-z0-9-]+):`},
+	} {
+		text, err := os.ReadFile("../completion/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		listed := regexp.MustCompile(`(?s)local options='.*?'|\ncomplete .*|\n_arguments .*`).FindString(string(text))
+		found := map[string]bool{}
+		for _, pattern := range []string{patterns.long, patterns.short} {
+			for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(listed, -1) {
+				found[m[1]] = true
+			}
+		}
+		// One letter is enough for those that have a word, too.
+		for name := range options {
+			if len(name) == 1 && name >= "a" {
+				found[name] = true
+			}
+		}
+		same(t, "options in "+file, found, options)
+		words := map[string]bool{}
+		for _, m := range regexp.MustCompile(patterns.verb).FindAllStringSubmatch(string(text), -1) {
+			words[m[1]] = true
+		}
+		for verb := range verbs {
+			if !slices.Contains([]string{"unseal", "cleanup", "refuse", "serve"}, verb) && !words[verb] {
+				t.Errorf("%s: the verb %s is not there", file, verb)
+			}
+		}
+	}
+}
+
+func statuses() (all []int) {
+	for _, o := range outcomes {
+		all = append(all, o.status)
+	}
+	return all
+}
+
+func same(t *testing.T, what string, documented, defined map[string]bool) {
+	t.Helper()
+	if len(defined) == 0 {
+		t.Errorf("%s: the code has none", what)
+	}
+	for _, name := range slices.Sorted(maps.Keys(defined)) {
+		if !documented[name] {
+			t.Errorf("%s: %s is not there", what, name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(documented)) {
+		if !defined[name] {
+			t.Errorf("%s: %s is there, and not in the code", what, name)
+		}
+	}
+}
+
+func manual(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile("../man/" + name + ".scd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func documentedOptions(t *testing.T, page string) map[string]bool {
+	all := map[string]bool{}
+	for _, line := range strings.Split(manual(t, page), "\n") {
+		if !strings.HasPrefix(line, "*-") {
+			continue
+		}
+		for _, m := range regexp.MustCompile(`\*--?([A-Za-z0-9-]+)\*`).FindAllStringSubmatch(line, -1) {
+			all[m[1]] = true
+		}
+	}
+	return all
+}
+
+// definedOptions finds the names in calls such as flags.String("name", …), and
+// flags.StringVarP(&v, "name", "n", …).
+func definedOptions(t *testing.T, files ...string) map[string]bool {
+	method := regexp.MustCompile(`^(Bool|String|Int)(Var|Func)?(P)?$`)
+	all := map[string]bool{}
+	for _, call := range calls(t, files...) {
+		selector, ok := call.Fun.(*ast.SelectorExpr)
+		if !ok || len(call.Args) < 3 {
+			continue
+		}
+		m := method.FindStringSubmatch(selector.Sel.Name)
+		if m == nil {
+			continue
+		}
+		count := 1
+		if m[3] != "" {
+			count = 2
+		}
+		for _, name := range literals(call.Args)[:count] {
+			all[name] = true
+		}
+	}
+	return all
+}
+
+func calls(t *testing.T, files ...string) (all []*ast.CallExpr) {
+	t.Helper()
+	for _, file := range files {
+		tree, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(tree, func(n ast.Node) bool {
+			if call, ok := n.(*ast.CallExpr); ok {
+				all = append(all, call)
+			}
+			return true
+		})
+	}
+	return all
+}
+
+func literals(args []ast.Expr) (all []string) {
+	for _, arg := range args {
+		if lit, ok := arg.(*ast.BasicLit); ok && lit.Kind == token.STRING {
+			if s, err := strconv.Unquote(lit.Value); err == nil {
+				all = append(all, s)
+			}
+		}
+	}
+	return all
+}
+
+// policyKeys are the arguments of table.only.
+func policyKeys(t *testing.T) map[string]bool {
+	all := map[string]bool{}
+	for _, call := range calls(t, "../policy/parse.go") {
+		if selector, ok := call.Fun.(*ast.SelectorExpr); ok && selector.Sel.Name == "only" {
+			for _, key := range literals(call.Args) {
+				all[key] = true
+			}
+		}
+	}
+	return all
+}
+
+func keysOf(t *testing.T) map[string]bool {
+	all := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^\*([a-z]+)\*$`).FindAllStringSubmatch(manual(t, "bootseal.policy.5"), -1) {
+		all[m[1]] = true
+	}
+	return all
+}
