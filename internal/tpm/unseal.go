@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/bootseal/bootseal/internal/credential"
@@ -203,7 +204,11 @@ func (c *conn) load(p *parent, o object) (h tpm2.NamedHandle, err error) {
 		InPublic:     tpm2.BytesAs2B[tpm2.TPMTPublic](o.public),
 	}.Execute(c)
 	if err != nil {
-		return h, classify(tpm2.TPMCCLoad, err)
+		err = classify(tpm2.TPMCCLoad, err)
+		if errors.Is(err, ErrNoSRK) {
+			err = fmt.Errorf("the secret was sealed by another TPM or before this one was cleared: %w", err)
+		}
+		return h, err
 	}
 	if !bytes.Equal(rsp.Name.Buffer, objectName(o.public).Buffer) {
 		return h, fmt.Errorf("%w: TPM2_Load: the name is not that of the object", ErrBadReply)
