@@ -1,6 +1,6 @@
 # fish completion for bootseal(1)
 
-set -l verbs encrypt decrypt list cat setup has-tpm2 help preview inspect check explain
+set -l verbs encrypt decrypt list cat setup has-tpm2 help preview inspect check apply explain
 
 function __bootseal_policies
     for file in /etc/bootseal/*.service.toml /run/bootseal/policy/*.service.toml /usr/local/lib/bootseal/*.service.toml /usr/lib/bootseal/*.service.toml
@@ -37,9 +37,10 @@ complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a help -d 'Sho
 complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a preview -d 'Show the drop-ins of the generator'
 complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a inspect -d 'Tell what a credential is bound to'
 complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a check -d 'Look for what keeps units from starting'
+complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a apply -d 'Put policies into force'
 complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a explain -d 'Tell why a unit did not start'
 
-complete -c bootseal -n "__fish_seen_subcommand_from preview check explain" -f -a '(__bootseal_policies)'
+complete -c bootseal -n "__fish_seen_subcommand_from preview check apply explain" -f -a '(__bootseal_policies)'
 complete -c bootseal -n "__fish_seen_subcommand_from inspect" -a '(__bootseal_policies)'
 complete -c bootseal -n "__fish_seen_subcommand_from inspect decrypt" -a '(__bootseal_blobs)'
 complete -c bootseal -n "__fish_seen_subcommand_from encrypt" -a '(__bootseal_names)'

@@ -14,6 +14,8 @@ Verbs:
                                   opening them
   check [UNIT...]                 Look for what keeps units with a policy from
                                   starting; 0 all well, 1 not, 2 could not look
+  apply [UNIT...]                 Put policies into force: reload systemd, and
+                                  restart the services that run with older ones
   explain UNIT                    Tell why the last start of a unit failed
 
 Verbs as systemd-creds(1) has them:

@@ -31,6 +31,7 @@ var verbs = map[string]func(args []string) error{
 	"preview":  preview,
 	"inspect":  inspect,
 	"check":    check,
+	"apply":    apply,
 }
 
 func main() {

@@ -92,6 +92,7 @@ var outcomes = []outcome{
 	{1, "", "leave out --transcode= and --json=", []error{errTranscode}},
 	{1, "", "run it in a service that has credentials, or list those of the machine with --system", []error{errNoCredentials}},
 	{1, "", "this is a mistake in bootseal; please report it", []error{credential.ErrNoKey}},
+	{1, "", "see the units named with \"bootseal check\"", []error{errApply}},
 	{1, "", "become root, on a machine that systemd runs", []error{errManager}},
 	{1, "", "systemd allows at most 1 MiB", []error{secret.ErrTooLarge}},
 	{1, "", "the TPM's owner password must be empty; see tpm2_changeauth(1)", []error{tpm.ErrOwnerAuth}},

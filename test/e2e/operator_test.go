@@ -117,3 +117,56 @@ section ` + b.name + `; bootseal explain step-ca 2>&1; echo exit status $?
 		wantContains(t, b.name, out[b.name], "\nexit status 0")
 	}
 }
+
+// TestApply changes policies and blobs under running units.
+func TestApply(t *testing.T) {
+	for _, version := range machine.Versions {
+		t.Run(fmt.Sprint(version), func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, version)
+			if err := m.InstallBootseal(); err != nil {
+				t.Fatal(err)
+			}
+			// It says which secret it got, and ends without one.
+			for _, unit := range []string{"app", "inst@", "other"} {
+				write(t, m, "/etc/systemd/system/"+unit+".service", "[Service]\nExecStart=/bin/sh -c 'cat \"$CREDENTIALS_DIRECTORY\"/* && exec sleep 1000'\nStandardOutput=file:/run/out-%n\n", 0o644)
+			}
+			const one = "[[credential]]\nname = \"one\"\n"
+			out := boot(t, m, `
+for name in one two; do printf %s "secret-$name" | bootseal encrypt -H --name=$name - /etc/credstore.encrypted/$name || exit; done
+mkdir -p /etc/bootseal
+systemctl start inst@a
+section nothing; bootseal apply 2>&1; echo exit status $?
+for unit in app inst@ other; do printf '`+strings.ReplaceAll(one, "\n", "\\n")+`' >/etc/bootseal/$unit.service.toml; done
+systemctl daemon-reload
+systemctl start app
+systemctl restart inst@a
+section first; bootseal apply 2>&1; echo exit status $?
+pid=$(property MainPID app)
+printf '[[credential]]\nname = "two"\n' >/etc/bootseal/app.service.toml
+section second; bootseal apply 2>&1; echo exit status $?
+section got; cat /run/out-app.service
+section again; bootseal apply app 2>&1; echo exit status $?
+sleep 0.1; printf other | bootseal encrypt -H --name=one - /etc/credstore.encrypted/one
+section blob; bootseal apply 2>&1; echo exit status $?
+pid=$(property MainPID app)
+echo nonsense >/etc/bootseal/app.service.toml
+section broken; bootseal apply app 2>&1; echo exit status $?
+section lives; [ "$pid" = "$(property MainPID app)" ] && property ActiveState app
+rm /etc/credstore.encrypted/one
+section gone; bootseal apply inst@a 2>&1; echo exit status $?
+section stranger; bootseal apply nosuch 2>&1; echo exit status $?
+`)
+			want(t, "second", out["second"], "app.service: restarted\ninst@a.service: nothing has changed\nother.service: not running, left so\nexit status 0")
+			want(t, "first", out["first"], "app.service: nothing has changed\ninst@a.service: nothing has changed\nother.service: not running, left so\nexit status 0")
+			wantContains(t, "nothing", out["nothing"], "no policy", "exit status 78")
+			want(t, "the unit got", out["got"], "secret-two")
+			want(t, "again", out["again"], "app.service: nothing has changed\nexit status 0")
+			want(t, "a newer blob", out["blob"], "app.service: nothing has changed\ninst@a.service: restarted\nother.service: not running, left so\nexit status 0")
+			wantContains(t, "a broken policy", out["broken"], "app.service: blocked, not restarted: /etc/bootseal/app.service.toml", "not applied everywhere: app.service", "exit status 1")
+			want(t, "the unit of the broken policy", out["lives"], "active")
+			wantContains(t, "no blob", out["gone"], "inst@a.service: restarting inst@a.service: it did not stay up", "bootseal explain inst@a.service", "exit status 1")
+			wantContains(t, "no policy", out["stranger"], "nosuch.service: no policy", "exit status 78")
+		})
+	}
+}
