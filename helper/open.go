@@ -161,8 +161,7 @@ func (o opening) scopeFor(t credential.Type) (*credential.Scope, error) {
 	return o.scope, nil
 }
 
-// acceptNull refuses null credentials where Secure Boot and a TPM could have
-// protected them, as systemd-creds(1) does.
+// acceptNull refuses null credentials where the machine is not to accept them.
 func (o opening) acceptNull(s *sealed) error {
 	if s.blob.Type != credential.TypeNull || o.allowNull {
 		return nil
@@ -170,14 +169,11 @@ func (o opening) acceptNull(s *sealed) error {
 	if o.refuseNull {
 		return &sealedError{s, errNullKey}
 	}
-	secure, err := machine.SecureBoot("/")
-	if err != nil {
-		return err
+	accepted, err := machine.AcceptsNullKeys("/")
+	if err == nil && !accepted {
+		err = &sealedError{s, errNullKey}
 	}
-	if secure && machine.FirmwareTPM2("/") {
-		return &sealedError{s, errNullKey}
-	}
-	return nil
+	return err
 }
 
 func hostKey() ([]byte, error) {
