@@ -181,6 +181,9 @@ func parseCredentials(top table) ([]Credential, error) {
 			if c.Option != "" && other.Option == c.Option {
 				return nil, t.errorf("option", "%s takes credential[%d] already", c.Option, j)
 			}
+			if c.Environment != "" && other.Environment == c.Environment {
+				return nil, t.errorf("environment", "%s is the path of credential[%d] already", c.Environment, j)
+			}
 		}
 		all = append(all, c)
 	}
@@ -189,7 +192,7 @@ func parseCredentials(top table) ([]Credential, error) {
 
 func parseCredential(t table) (Credential, error) {
 	var c Credential
-	err := t.only("name", "option", "replaces", "source")
+	err := t.only("environment", "name", "option", "replaces", "source")
 	if err != nil {
 		return c, err
 	}
@@ -219,7 +222,27 @@ func parseCredential(t table) (Credential, error) {
 	if c.Option != "" && !validOption(c.Option) {
 		return c, t.errorf("option", "%q is no command line option; expected one such as --password-file", c.Option)
 	}
+	if c.Environment, err = t.str("environment"); err != nil {
+		return c, err
+	}
+	switch {
+	case c.Environment == "":
+	case !validVariable(c.Environment):
+		return c, t.errorf("environment", "%q is no name of a variable; expected letters, digits and _, as in PGPASSFILE", c.Environment)
+	case c.Environment == "CREDENTIALS_DIRECTORY":
+		return c, t.errorf("environment", "%s is the folder of all credentials; expected another variable", c.Environment)
+	}
 	return c, nil
+}
+
+// validVariable accepts what environ(7) and systemd take as a variable's name.
+func validVariable(s string) bool {
+	for i, c := range []byte(s) {
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || c == '_' || i > 0 && '0' <= c && c <= '9') {
+			return false
+		}
+	}
+	return true
 }
 
 // validOption accepts -x and --some-option: nothing that would have to be quoted.

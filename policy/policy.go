@@ -49,10 +49,11 @@ type Policy struct {
 
 // Credential is one [[credential]] of a policy.
 type Credential struct {
-	Name     string // file name below $CREDENTIALS_DIRECTORY, and sealed into the blob
-	Source   string // absolute path of the blob
-	Option   string // option of ExecStart= that takes the credential's path; may be empty
-	Replaces string // absolute path of the plaintext file that this stands for; may be empty
+	Name        string // file name below $CREDENTIALS_DIRECTORY, and sealed into the blob
+	Source      string // absolute path of the blob
+	Option      string // option of ExecStart= that takes the credential's path; may be empty
+	Environment string // variable that is set to the credential's path; may be empty
+	Replaces    string // absolute path of the plaintext file that this stands for; may be empty
 }
 
 // Replaced lists the plaintext files that the policy's credentials stand for.

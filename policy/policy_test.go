@@ -35,6 +35,7 @@ delivery = "native"
 name     = "token"
 source   = "/srv/token.cred"
 option   = "--token-file"
+environment = "TOKEN_FILE"
 replaces = "/etc/app/token"
 
 [[credential]]
@@ -51,8 +52,8 @@ pcrs = [14, 7]
 	want := Policy{
 		Path: "/etc/bootseal/app.service.toml", Unit: "app.service", Delivery: Native,
 		Credentials: []Credential{
-			{"token", "/srv/token.cred", "--token-file", "/etc/app/token"},
-			{"tls.key", "/etc/credstore.encrypted/tls.key", "", ""},
+			{"token", "/srv/token.cred", "--token-file", "TOKEN_FILE", "/etc/app/token"},
+			{"tls.key", "/etc/credstore.encrypted/tls.key", "", "", ""},
 		},
 		Seal: Seal{"host+tpm2", []int{7, 14}},
 	}
@@ -93,7 +94,7 @@ func TestRefuses(t *testing.T) {
 		"[[credential]]\nname = \"a\\nb\"\n":                            "control character",
 		"[[credential]]\nname = \"" + strings.Repeat("a", 256) + "\"\n": "credential[0].name",
 		cred("Name = \"b\"\n"):                                          `credential[0].Name: unknown key; it is written "name"`,
-		cred("path = \"/b\"\n"):                                         "credential[0].path: unknown key; expected one of name, option, replaces, source",
+		cred("path = \"/b\"\n"):                                         "credential[0].path: unknown key; expected one of environment, name, option, replaces, source",
 		cred("source = \"b\"\n"):                                        `credential[0].source: "b" is a relative path; expected one that begins with /`,
 		cred("source = \"/a/../b\"\n"):                                  `credential[0].source: "/a/../b" is no plain path to a file; expected it without //, . and .., as in "/b"`,
 		cred("source = \"/\"\n"):                                        "credential[0].source",
@@ -104,7 +105,12 @@ func TestRefuses(t *testing.T) {
 		cred("option = \"--a b\"\n"):                                    "credential[0].option",
 		cred("option = \"--\"\n"):                                       "credential[0].option",
 		cred("option = \"--a=b\"\n"):                                    "credential[0].option",
-		one + one:                                                       `credential[1].name: "a" is the name of credential[0] already`,
+		cred("environment = \"A-B\"\n"):                                 `credential[0].environment: "A-B" is no name of a variable`,
+		cred("environment = \"1A\"\n"):                                  "credential[0].environment",
+		cred("environment = \"A=b\"\n"):                                 "credential[0].environment",
+		cred("environment = \"CREDENTIALS_DIRECTORY\"\n"):               "credential[0].environment: CREDENTIALS_DIRECTORY is the folder",
+		cred("environment = \"A\"\n[[credential]]\nname = \"b\"\nenvironment = \"A\"\n"): "credential[1].environment: A is the path of credential[0] already",
+		one + one: `credential[1].name: "a" is the name of credential[0] already`,
 		cred("option = \"-p\"\n[[credential]]\nname = \"b\"\noption = \"-p\"\n"): "credential[1].option: -p takes credential[0] already",
 		cred("[seal]\nkey = \"tpm\"\n"):                                          `seal.key: "tpm" is not known; expected one of auto, host, tpm2, host+tpm2, null`,
 		cred("[seal]\npcrs = 7\n"):                                               "seal.pcrs: expected a list of PCR numbers such as [7, 14], found the number 7",
@@ -200,12 +206,12 @@ func FuzzParse(f *testing.F) {
 			t.Error("accepted without a credential")
 		}
 		for _, c := range p.Credentials {
-			for _, value := range []string{c.Name, c.Source, c.Option, c.Replaces} {
+			for _, value := range []string{c.Name, c.Source, c.Option, c.Environment, c.Replaces} {
 				if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 					t.Errorf("accepted %q", value)
 				}
 			}
-			if !filepath.IsAbs(c.Source) || strings.ContainsAny(c.Name+c.Option, " \"'\\%$/\n") {
+			if !filepath.IsAbs(c.Source) || strings.ContainsAny(c.Name+c.Option+c.Environment, " \"'\\%$/\n") {
 				t.Errorf("accepted %+v", c)
 			}
 		}

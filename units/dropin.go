@@ -40,8 +40,15 @@ func (d *dropIn) set(name, value string) {
 	d.service = append(d.service, name+"="+value)
 }
 
-func (d *dropIn) text(source string) string {
-	lines := append([]string{heading, "[Unit]", "SourcePath=" + escapeSpecifiers(source)}, d.unit...)
+// text is the whole file, made from the policy source for u, which may be nil.
+func (d *dropIn) text(source string, u *Unit) string {
+	lines := []string{heading, "[Unit]"}
+	if u == nil || u.Last("Unit", "SourcePath") == "" {
+		lines = append(lines, "SourcePath="+escapeSpecifiers(source))
+	} else {
+		lines = append(lines, "# From "+source)
+	}
+	lines = append(lines, d.unit...)
 	lines = append(append(lines, "", "[Service]"), d.service...)
 	return strings.Join(lines, "\n") + "\n"
 }
@@ -63,7 +70,7 @@ func (d *dropIn) checks(u *Unit, files []string) {
 
 // notify lets the helper say in "systemctl status" why the unit did not start.
 func (d *dropIn) notify(u *Unit) {
-	if access := u.Last("Service", "NotifyAccess"); access != "all" && access != "exec" {
+	if access := u.notifyAccess(); access != "all" && access != "exec" {
 		d.set("NotifyAccess", "exec")
 	}
 }
@@ -73,11 +80,11 @@ func (d *dropIn) notify(u *Unit) {
 func render(p *policy.Policy, u *Unit, delivery policy.Delivery, version int) (string, error) {
 	// folder is $CREDENTIALS_DIRECTORY, as a unit file has it.
 	folder := "%d"
-	if delivery == policy.Prestart {
+	switch {
+	case delivery == policy.Prestart && version >= hidesRunCredentials:
+		folder = "/run/bootseal/%n"
+	case version < opensCredentials: // which has no such specifier
 		folder = "/run/credentials/%n"
-		if version >= hidesRunCredentials {
-			folder = "/run/bootseal/%n"
-		}
 	}
 	var (
 		hook    []string // arguments of the helper
@@ -93,14 +100,20 @@ func render(p *policy.Policy, u *Unit, delivery policy.Delivery, version int) (s
 	if err != nil {
 		return "", err
 	}
+	variables := assignments(p, folder)
+	if err := u.settable(variables); err != nil {
+		return "", err
+	}
 	d := &dropIn{}
 	d.checks(u, p.Replaced())
 	d.set("PrivateMounts", "true")
-	rooted := u.Last("Service", "RootDirectory") != "" || u.Last("Service", "RootImage") != ""
+	rooted := u.whole.Last("Service", "RootDirectory") != "" || u.whole.Last("Service", "RootImage") != ""
 	own := func(names ...string) bool {
-		return slices.ContainsFunc(names, func(name string) bool { return len(u.List("Service", name)) > 0 })
+		return slices.ContainsFunc(names, func(name string) bool { return len(u.whole.List("Service", name)) > 0 })
 	}
 	switch {
+	case len(u.List("Service", "ExecStart")) == 0:
+		return "", errors.New("the unit has no ExecStart=, so nothing could use a credential")
 	case delivery != policy.Prestart:
 	case rooted:
 		return "", errors.New("the unit has a root directory of its own, in which the hook cannot run")
@@ -123,19 +136,22 @@ func render(p *policy.Policy, u *Unit, delivery policy.Delivery, version int) (s
 	case policy.Prestart:
 		d.prestart(u, folder, hook, p.Seal.Key == policy.KeyNull)
 	}
+	for _, v := range variables {
+		d.set("Environment", v)
+	}
 	if delivery != policy.Prestart && !rooted {
 		d.set("ExecStopPost", "-+"+HelperPath+" explain --unit=%n "+strings.Join(hook, " "))
 	}
 	for _, line := range commands {
 		d.set("ExecStart", line)
 	}
-	if (version < allowsTPM || delivery == policy.Socket) && u.restrictsDevices() {
+	if (version < allowsTPM || delivery == policy.Socket) && u.whole.restrictsDevices() {
 		// Devices that the kernel does not know yet when the unit starts are not allowed.
 		d.unit = append(d.unit, "Wants=modprobe@tpm.service", "After=modprobe@tpm.service")
 		d.set("DeviceAllow", "char-tpm rw")
 	}
 	d.notify(u)
-	return d.text(p.Path), nil
+	return d.text(p.Path, u), nil
 }
 
 // prestart has the helper put the plaintext on a ramfs below /run/bootseal,
@@ -156,7 +172,9 @@ func (d *dropIn) prestart(u *Unit, folder string, hook []string, allowNull bool)
 	}
 	d.set("ExecStartPre", "+"+HelperPath+unseal+strings.Join(hook, " "))
 	for _, s := range before {
-		d.set("ExecStartPre", s.Value)
+		if _, err := splitCommands(s.Value); err == nil || !ignored(s.Value) {
+			d.set("ExecStartPre", s.Value)
+		}
 	}
 	d.set("ExecStopPost", "+"+HelperPath+" cleanup --unit=%n")
 }
@@ -173,6 +191,9 @@ func (u *Unit) setOptions(options []option) ([]string, error) {
 	found := map[string]bool{}
 	for _, s := range u.List("Service", "ExecStart") {
 		line, err := setOptions(s.Value, options, found)
+		if err != nil && ignored(s.Value) {
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%s:%d: %w", s.File, s.Line, err)
 		}
@@ -195,9 +216,34 @@ func (u *Unit) setOptions(options []option) ([]string, error) {
 	return lines, nil
 }
 
+// assignments returns the assignments that point variables at their credentials
+// below folder.
+func assignments(p *policy.Policy, folder string) []string {
+	var all []string
+	for _, c := range p.Credentials {
+		if c.Environment != "" {
+			all = append(all, c.Environment+"="+folder+"/"+c.Name)
+		}
+	}
+	return all
+}
+
+// settable refuses variables that the unit takes back when it starts.
+func (u *Unit) settable(list []string) error {
+	for _, a := range list {
+		name, _, _ := strings.Cut(a, "=")
+		for _, s := range u.List("Service", "UnsetEnvironment") {
+			if slices.Contains(strings.Fields(s.Value), name) {
+				return fmt.Errorf("%s:%d: UnsetEnvironment= takes %s away from the unit; remove it there", s.File, s.Line, name)
+			}
+		}
+	}
+	return nil
+}
+
 // restrictsDevices tells whether the unit's device cgroup shuts out the TPM.
 func (u *Unit) restrictsDevices() bool {
-	access := u.Last("Service", "DevicePolicy")
+	access := u.devicePolicy()
 	return access == "closed" || access == "strict" || u.Bool("Service", "PrivateDevices") || len(u.List("Service", "DeviceAllow")) > 0
 }
 
@@ -220,7 +266,7 @@ func renderBlocked(source string, u *Unit, p *policy.Policy, reason string) stri
 	d.set("StandardError", "journal")
 	d.set("NotifyAccess", "exec")
 	d.set("Restart", "no")
-	return d.text(source)
+	return d.text(source, u)
 }
 
 // oneLine makes text fit for a line of a unit file or of the kernel log.
@@ -242,7 +288,7 @@ func oneLine(text string) string {
 // later returns the settings of drop-ins that apply after ours, and u without
 // them. err says that a drop-in of the same name replaces ours.
 func (u *Unit) later() (before *Unit, after []Setting, err error) {
-	before = &Unit{Name: u.Name, Fragment: u.Fragment}
+	before = &Unit{Name: u.Name, Fragment: u.Fragment, whole: u}
 	for _, s := range u.settings {
 		switch name := path.Base(s.File); {
 		case s.File == u.Fragment || name < DropInName:
@@ -270,8 +316,18 @@ func outranksGenerator(file string) bool {
 // undoes finds the setting among after that takes back what text sets.
 func undoes(after []Setting, u *Unit, p *policy.Policy, text string) error {
 	ours, _ := Parse([]byte(text), DropInName)
+	variables := []string{"CREDENTIALS_DIRECTORY"}
+	for _, c := range p.Credentials {
+		if c.Environment != "" {
+			variables = append(variables, c.Environment)
+		}
+	}
 	set := func(name string) bool {
 		return slices.ContainsFunc(ours, func(s Setting) bool { return s.Section == "Service" && s.Name == name })
+	}
+	// sets tells whether a value has one of our variables, with that after it.
+	sets := func(value, after string) bool {
+		return slices.ContainsFunc(variables, func(name string) bool { return strings.Contains(value, name+after) })
 	}
 	for _, s := range after {
 		undone := false
@@ -289,11 +345,11 @@ func undoes(after []Setting, u *Unit, p *policy.Policy, text string) error {
 		case "ExecStartPre", "ExecStopPost", "TemporaryFileSystem", "BindReadOnlyPaths", "BindPaths", "DeviceAllow":
 			undone = s.Value == "" && set(s.Name)
 		case "Environment":
-			undone = set("Environment") && (s.Value == "" || strings.Contains(s.Value, "CREDENTIALS_DIRECTORY="))
+			undone = set("Environment") && s.Value == "" || sets(s.Value, "=")
 		case "UnsetEnvironment":
-			undone = strings.Contains(s.Value, "CREDENTIALS_DIRECTORY")
+			undone = sets(s.Value, "")
 		case "PrivateMounts":
-			undone = !isTrue(s.Value)
+			undone = isFalse(s.Value) || s.Value == ""
 		default:
 			undone = (strings.HasPrefix(s.Name, "Condition") || strings.HasPrefix(s.Name, "Assert")) && u.needs(s, p.Replaced())
 		}

@@ -72,6 +72,11 @@ func splitCommands(line string) ([]command, error) {
 	return all, nil
 }
 
+// ignored tells whether systemd goes on without this line if it is malformed.
+func ignored(line string) bool {
+	return strings.Contains(line[:len(line)-len(strings.TrimLeft(line, `-@:+!|"'`))], "-")
+}
+
 // isWord tells whether s begins with the word w, as it is written.
 func isWord(s, w string) bool {
 	rest, ok := strings.CutPrefix(s, w)
@@ -89,10 +94,7 @@ func nextWord(line string, start int) (word, error) {
 		c := line[i]
 		switch {
 		case c == '\\':
-			decoded, n, err := unescapeC(line[i:])
-			if err != nil {
-				return word{}, fmt.Errorf("%w: at character %d: %w", ErrCommand, i+1, err)
-			}
+			decoded, n := unescapeC(line[i:])
 			value = append(value, decoded...)
 			i += n - 1
 		case quote != 0:
@@ -116,13 +118,13 @@ func nextWord(line string, start int) (word, error) {
 }
 
 // unescapeC decodes the escape sequence that s begins with, systemd.syntax(7),
-// and returns how many bytes it takes.
-func unescapeC(s string) (decoded []byte, n int, err error) {
+// and returns how many bytes it takes. Of an unknown one, both characters stay.
+func unescapeC(s string) (decoded []byte, n int) {
 	if len(s) < 2 {
-		return nil, 0, errors.New("a backslash at the end")
+		return []byte(s), len(s)
 	}
 	if i := strings.IndexByte(`abfnrtv\"'s`, s[1]); i >= 0 {
-		return []byte{"\a\b\f\n\r\t\v\\\"' "[i]}, 2, nil
+		return []byte{"\a\b\f\n\r\t\v\\\"' "[i]}, 2
 	}
 	number := func(from, digits, base int) (rune, bool) {
 		if len(s) < from+digits {
@@ -134,7 +136,7 @@ func unescapeC(s string) (decoded []byte, n int, err error) {
 	switch c := s[1]; {
 	case c == 'x':
 		if v, ok := number(2, 2, 16); ok {
-			return []byte{byte(v)}, 4, nil
+			return []byte{byte(v)}, 4
 		}
 	case c == 'u' || c == 'U':
 		digits := 4
@@ -142,14 +144,14 @@ func unescapeC(s string) (decoded []byte, n int, err error) {
 			digits = 8
 		}
 		if v, ok := number(2, digits, 16); ok && utf8.ValidRune(v) {
-			return utf8.AppendRune(nil, v), 2 + digits, nil
+			return utf8.AppendRune(nil, v), 2 + digits
 		}
 	case '0' <= c && c <= '7':
 		if v, ok := number(1, 3, 8); ok && v <= 0xff {
-			return []byte{byte(v)}, 4, nil
+			return []byte{byte(v)}, 4
 		}
 	}
-	return nil, 0, fmt.Errorf("unknown escape sequence %q", s[:2])
+	return []byte(s[:2]), 2
 }
 
 // option is a command line option, and the path that it is to have.

@@ -19,6 +19,8 @@ func TestSplitCommands(t *testing.T) {
 		`/bin/a "" ''`:                     {"/bin/a", "", ""},
 		`+!!/bin/a ${B} $C %n`:             {"/bin/a", "${B}", "$C", "%n"},
 		"/bin/a\tb":                        {"/bin/a", "b"},
+		`/bin/a \q b\ c b\;c \`:            {"/bin/a", `\q`, `b\ c`, `b\;c`, `\`},
+		`/bin/a \x0 \x00 \777 \ud800`:      {"/bin/a", `\x0`, `\x00`, `\777`, `\ud800`},
 		`/bin/a "two words"`:               {"/bin/a", "two words"},
 	} {
 		commands, err := splitCommands(line)
@@ -35,7 +37,7 @@ func TestSplitCommands(t *testing.T) {
 			t.Errorf("%s: %q, %v; want %q", line, got, err, want)
 		}
 	}
-	for _, line := range []string{"", " ;", `/bin/a "b`, `/bin/a \`, `/bin/a \q`, `/bin/a \x0`, `/bin/a b\;c`, `/bin/a \x00`, `/bin/a \777`, `/bin/a \ud800`} {
+	for _, line := range []string{"", " ;", `/bin/a "b`, `/bin/a 'b`} {
 		if _, err := splitCommands(line); !errors.Is(err, ErrCommand) {
 			t.Errorf("%q: %v; want %v", line, err, ErrCommand)
 		}

@@ -23,12 +23,12 @@ const maxLine = 1 << 20
 const blanks = " \t\n\r"
 
 // Parse reads the text of a unit file or drop-in. What systemd warns about and
-// ignores is ignored: lines without "=", outside of a section, or that are not
-// UTF-8. A malformed section header or an overlong line ends the reading, as
-// it makes systemd give up on the file; ok is false then.
+// ignores is ignored: lines without "=" or outside of a section. A malformed
+// section header, a line that is not UTF-8 or an overlong one ends the reading,
+// as it makes systemd give up on the file; ok is false then.
 func Parse(text []byte, file string) (settings []Setting, ok bool) {
-	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))
 	var (
+		begun   bool // a line that is no comment has been seen
 		section string
 		logical []byte // what the lines up to here make up
 		start   int
@@ -37,8 +37,10 @@ func Parse(text []byte, file string) (settings []Setting, ok bool) {
 		line := strings.Trim(string(logical), blanks)
 		logical = logical[:0]
 		switch {
-		case line == "" || !utf8.ValidString(line):
+		case line == "":
 			return true
+		case !utf8.ValidString(line):
+			return false
 		case line[0] == '[':
 			section = strings.TrimSuffix(line[1:], "]")
 			return line[len(line)-1] == ']'
@@ -52,9 +54,11 @@ func Parse(text []byte, file string) (settings []Setting, ok bool) {
 	for number := 1; len(text) > 0; number++ {
 		var line []byte
 		line, text = cutLine(text)
-		line = bytes.TrimLeft(line, blanks)
-		if len(line) > 0 && (line[0] == '#' || line[0] == ';') {
+		if text := bytes.TrimLeft(line, blanks); len(text) > 0 && (text[0] == '#' || text[0] == ';') {
 			continue
+		}
+		if !begun {
+			line, begun = bytes.TrimPrefix(line, []byte("\xef\xbb\xbf")), true
 		}
 		if len(logical) == 0 {
 			start = number

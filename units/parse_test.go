@@ -9,8 +9,8 @@ import (
 func TestParse(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"blanks":                     {"[Service]\n  ExecStart = /bin/a  b \t\n", "Service.ExecStart=/bin/a  b:2"},
-		"continuation":               {"[S]\nA=1 \\\n  2\\\n3\nB=4\n", "S.A=1  2 3:2 S.B=4:5"},
-		"comment inside":             {"[S]\nA=1 \\\n# no \\\n; no\n 2\n", "S.A=1  2:2"},
+		"continuation":               {"[S]\nA=1 \\\n  2\\\n3\nB=4\n", "S.A=1    2 3:2 S.B=4:5"},
+		"comment inside":             {"[S]\nA=1 \\\n# no \\\n; no\n 2\n", "S.A=1   2:2"},
 		"comment ends in backslash":  {"[S]\n# no \\\nA=1\n", "S.A=1:3"},
 		"escaped backslash":          {"[S]\nA=1\\\\\nB=2\n", `S.A=1\\:2 S.B=2:3`},
 		"three backslashes":          {"[S]\nA=1\\\\\\\nB=2\n", `S.A=1\\ B=2:2`},
@@ -19,8 +19,9 @@ func TestParse(t *testing.T) {
 		"value with equals":          {"[S]\nA=b=c\n", "S.A=b=c:2"},
 		"no equals, no key":          {"[S]\nnothing\n=1\nA=1\n", "S.A=1:4"},
 		"outside of a section":       {"A=1\n[S]\nB=2\n", "S.B=2:3"},
-		"carriage returns":           {"[S]\r\nA=1 \\\r\n 2\r\nB=3\rC=4\n", "S.A=1  2:2 S.B=3:4 S.C=4:5"},
-		"not UTF-8":                  {"[S]\nA=\xff\nB=1\n", "S.B=1:3"},
+		"carriage returns":           {"[S]\r\nA=1 \\\r\n 2\r\nB=3\rC=4\n", "S.A=1   2:2 S.B=3:4 S.C=4:5"},
+		"blanks of continued lines":  {"[S]\nA='1\\\n\t2'\n", "S.A='1 \t2':2"},
+		"late byte order mark":       {"# x\n\xef\xbb\xbf[S]\nA=1\n", "S.A=1:3"},
 		"byte order mark":            {"\xef\xbb\xbf[S]\nA=1\n", "S.A=1:2"},
 		"no newline at the end":      {"[S]\nA=1", "S.A=1:2"},
 		"section with blanks around": {"  [S]  \nA=1", "S.A=1:2"},
@@ -38,6 +39,7 @@ func TestParse(t *testing.T) {
 
 func TestParseGivesUp(t *testing.T) {
 	for name, text := range map[string]string{
+		"UTF-8":   "[S]\nA=1\nB=\xff\nC=1\n",
 		"section": "[S]\nA=1\n[S\nB=2\n",
 		"line":    "[S]\nA=1\nC=" + strings.Repeat("x", maxLine) + "\nB=2\n",
 	} {

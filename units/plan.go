@@ -108,7 +108,30 @@ func (pl *Planner) apply(p *policy.Policy, u *Unit) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
+	if err := pl.filesSet(p, u); err != nil {
+		return Plan{}, err
+	}
 	return Plan{DropIns: []DropIn{{p.Unit, DropInName, text}}, Delivery: delivery, Why: why}, undoes(after, u, p, text)
+}
+
+// filesSet refuses variables that an EnvironmentFile= of the unit sets, too: it
+// goes before Environment=. One that cannot be read now cannot be looked at.
+func (pl *Planner) filesSet(p *policy.Policy, u *Unit) error {
+	for _, s := range u.List("Service", "EnvironmentFile") {
+		file := u.expand(strings.TrimPrefix(s.Value, "-"))
+		text, err := pl.dir.ReadFile(file, maxFile)
+		if err != nil {
+			continue
+		}
+		for _, c := range p.Credentials {
+			if c.Environment != "" && slices.ContainsFunc(strings.Split(string(text), "\n"), func(line string) bool {
+				return strings.HasPrefix(strings.TrimLeft(line, blanks), c.Environment+"=")
+			}) {
+				return fmt.Errorf("%s, which is an EnvironmentFile= in %s, sets %s, too, and goes before the policy; remove it there", file, s.File, c.Environment)
+			}
+		}
+	}
+	return nil
 }
 
 // delivery follows the generations of systemd and what the blobs ask for. It

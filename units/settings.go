@@ -32,18 +32,48 @@ func (u *Unit) Last(section, name string) string {
 	return ""
 }
 
-// Bool tells whether a boolean setting is on, systemd.syntax(7).
+// Bool tells whether a boolean setting is on, systemd.syntax(7). What is no
+// boolean leaves it as it was.
 func (u *Unit) Bool(section, name string) bool {
-	return isTrue(u.Last(section, name))
+	return isTrue(u.lastOf(section, name, func(value string) bool { return isTrue(value) || isFalse(value) }))
+}
+
+// lastOf returns the value in force of a setting that ignores all but valid ones.
+func (u *Unit) lastOf(section, name string, valid func(string) bool) string {
+	for _, s := range slices.Backward(u.settings) {
+		if s.Section == section && s.Name == name && valid(s.Value) {
+			return s.Value
+		}
+	}
+	return ""
+}
+
+func (u *Unit) notifyAccess() string {
+	return u.lastOf("Service", "NotifyAccess", func(value string) bool {
+		return slices.Contains([]string{"none", "main", "exec", "all"}, value)
+	})
+}
+
+func (u *Unit) devicePolicy() string {
+	return u.lastOf("Service", "DevicePolicy", func(value string) bool {
+		return slices.Contains([]string{"auto", "closed", "strict"}, value)
+	})
 }
 
 func isTrue(value string) bool {
-	switch strings.ToLower(value) {
-	case "1", "yes", "y", "true", "t", "on":
-		return true
-	}
-	return false
+	return slices.Contains([]string{"1", "yes", "y", "true", "t", "on"}, strings.ToLower(value))
 }
+
+func isFalse(value string) bool {
+	return slices.Contains([]string{"0", "no", "n", "false", "f", "off"}, strings.ToLower(value))
+}
+
+// kinds are the checks that systemd.unit(5) knows. What is none resets nothing.
+var kinds = strings.Fields(`ACPower Architecture CPUFeature CPUPressure CPUs Capability ControlGroupController
+	Credential DirectoryNotEmpty Environment FileIsExecutable FileNotEmpty Firmware FirstBoot Group Host IOPressure
+	KernelCommandLine KernelModuleLoaded KernelVersion Memory MemoryPressure NeedsUpdate OSRelease PathExists
+	PathExistsGlob PathIsDirectory PathIsEncrypted PathIsMountPoint PathIsReadWrite PathIsSocket PathIsSymbolicLink
+	Security User Version Virtualization`)
 
 // checks returns the Condition…= or Assert…= settings in force. An empty one of
 // any kind resets all kinds.
@@ -51,7 +81,7 @@ func (u *Unit) checks(prefix string) []Setting {
 	var list []Setting
 	for _, s := range u.settings {
 		switch {
-		case s.Section != "Unit" || !strings.HasPrefix(s.Name, prefix):
+		case s.Section != "Unit" || !strings.HasPrefix(s.Name, prefix) || !slices.Contains(kinds, s.Name[len(prefix):]):
 		case s.Value == "":
 			list = nil
 		default:
@@ -83,11 +113,11 @@ func (u *Unit) withoutFiles(checks []Setting, files []string) (rest []Setting, c
 // needs tells whether a check can only hold if one of files is there.
 func (u *Unit) needs(s Setting, files []string) bool {
 	kind := strings.TrimPrefix(strings.TrimPrefix(s.Name, "Condition"), "Assert")
-	value := strings.TrimLeft(strings.TrimPrefix(s.Value, "|"), blanks)
-	if strings.HasPrefix(value, "!") {
-		return false
+	value := u.expand(strings.TrimPrefix(s.Value, "|"))
+	if !strings.HasPrefix(value, "/") || slices.Contains(strings.Split(value, "/"), "..") {
+		return false // the negated "!", or a path that systemd ignores
 	}
-	value = path.Clean(u.expand(value))
+	value = path.Clean(value)
 	switch kind {
 	case "PathExists", "PathIsReadWrite", "FileNotEmpty":
 		return slices.Contains(files, value)
@@ -106,14 +136,24 @@ func (u *Unit) expand(value string) string {
 	if !strings.Contains(value, "%") {
 		return value
 	}
+	return strings.NewReplacer(u.specifiers()...).Replace(value)
+}
+
+// specifiers lists pairs of a specifier and its value.
+func (u *Unit) specifiers() []string {
 	bare := strings.TrimSuffix(u.Name, service)
 	prefix, instance, _ := strings.Cut(bare, "@")
+	file := prefix
+	if instance != "" {
+		file = instance
+	}
 	final := prefix[strings.LastIndexByte(prefix, '-')+1:]
-	return strings.NewReplacer("%%", "%",
+	return []string{"%%", "%",
 		"%n", u.Name, "%N", bare,
 		"%p", prefix, "%P", unescape(prefix),
 		"%i", instance, "%I", unescape(instance),
-		"%j", final, "%J", unescape(final)).Replace(value)
+		"%j", final, "%J", unescape(final),
+		"%f", path.Clean("/" + unescape(file))}
 }
 
 // unescape undoes systemd-escape(1).

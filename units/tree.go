@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/bootseal/bootseal/internal/root"
 )
@@ -24,14 +25,19 @@ var searchPath = []string{
 	"/run/systemd/system.attached",
 	"/usr/local/lib/systemd/system",
 	"/usr/lib/systemd/system",
-	"/lib/systemd/system",
 }
+
+// splitUsr is where distributions that keep /lib apart from /usr/lib have
+// systemd and its units. It is looked at before /usr/lib.
+const splitUsr = "/lib/systemd/system"
 
 const (
 	service = ".service"
 	maxFile = 8 << 20 // bytes read of one unit file
 	// typeWideDropIns is the first systemd that reads service.d/.
 	typeWideDropIns = 244
+	// checksLinks is the first systemd that looks at where a drop-in folder links to.
+	checksLinks = 250
 )
 
 // ErrNotFound says that no unit file of that name is installed.
@@ -47,6 +53,7 @@ var ErrSyntax = errors.New("malformed section header or line over 1 MiB")
 type Tree struct {
 	dir     root.Dir
 	version int
+	path    []string          // folders, the most important first
 	files   map[string]string // unit name: path of the file that is in force
 	alias   map[string]string // unit name: the unit that its file links to
 	folders map[string]bool   // paths of drop-in folders
@@ -54,8 +61,11 @@ type Tree struct {
 
 // ReadTree lists the unit folders below dir, for a systemd of that version.
 func ReadTree(dir root.Dir, version int) (*Tree, error) {
-	t := &Tree{dir, version, map[string]string{}, map[string]string{}, map[string]bool{}}
-	for _, folder := range searchPath {
+	t := &Tree{dir, version, slices.Clone(searchPath), map[string]string{}, map[string]string{}, map[string]bool{}}
+	if _, err := dir.Readlink("/", "lib"); err != nil {
+		t.path = slices.Insert(t.path, len(t.path)-1, splitUsr)
+	}
+	for _, folder := range t.path {
 		entries, err := dir.ReadDir(folder)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("listing unit files: %w", err)
@@ -63,12 +73,11 @@ func ReadTree(dir root.Dir, version int) (*Tree, error) {
 		for _, entry := range entries {
 			name := entry.Name()
 			switch {
-			case strings.HasSuffix(name, ".d"):
+			case strings.HasSuffix(name, ".d") && (entry.IsDir() || t.mayLink(folder, name)):
 				t.folders[folder+"/"+name] = true
 			case strings.HasSuffix(name, service) && t.files[name] == "":
-				t.files[name] = folder + "/" + name
-				if entry.Type()&fs.ModeSymlink != 0 {
-					t.readAlias(folder, name)
+				if entry.Type()&fs.ModeSymlink == 0 || t.readAlias(folder, name) {
+					t.files[name] = folder + "/" + name
 				}
 			}
 		}
@@ -76,47 +85,78 @@ func ReadTree(dir root.Dir, version int) (*Tree, error) {
 	return t, nil
 }
 
-// readAlias notes where folder/name links to, if that is another unit. A link
-// that leads out of the search path is a linked unit file and keeps its name.
-func (t *Tree) readAlias(folder, name string) {
+// mayLink tells whether systemd follows folder/name, a link, as a drop-in
+// folder. Since 250 it does so only where unit files of such names could be
+// links, too.
+func (t *Tree) mayLink(folder, name string) bool {
+	target, err := t.readlink(folder, name)
+	base := path.Base(target)
+	return err == nil && (t.version < checksLinks || base == name || strings.HasSuffix(base, service+".d") && !t.searches(path.Dir(target)))
+}
+
+// readlink returns the absolute path that the link folder/name names.
+func (t *Tree) readlink(folder, name string) (string, error) {
 	target, err := t.dir.Readlink(folder, name)
-	if err != nil {
-		return
-	}
-	if !path.IsAbs(target) {
+	if err == nil && !path.IsAbs(target) {
 		target = path.Join(folder, target)
 	}
-	if unit := path.Base(target); unit != name && strings.HasSuffix(unit, service) && slices.Contains(searchPath, path.Dir(target)) {
-		t.alias[name] = unit
+	return target, err
+}
+
+// searches tells whether units are looked for in folder.
+func (t *Tree) searches(folder string) bool {
+	return folder == splitUsr || slices.Contains(t.path, folder)
+}
+
+// readAlias notes where folder/name links to, if that is another unit, and tells
+// whether it may. A link that leads out of the search path is a linked unit file
+// and keeps its name.
+func (t *Tree) readAlias(folder, name string) bool {
+	target, err := t.readlink(folder, name)
+	if err != nil {
+		return false
 	}
+	unit := path.Base(target)
+	if unit == name || !t.searches(path.Dir(target)) {
+		return true
+	}
+	_, of, isTemplate := strings.Cut(unit, "@")
+	_, instance, isInstance := strings.Cut(name, "@")
+	if !strings.HasSuffix(unit, service) || isTemplate != isInstance || isTemplate && of != service && of != instance {
+		return false
+	}
+	t.alias[name] = unit
+	return true
 }
 
 // id follows aliases from name to the unit that it means, an instance by way of
-// its template.
-func (t *Tree) id(name string) string {
+// its template. The file is the one that is in force then, "" if there is none.
+func (t *Tree) id(name string) (id, file string) {
 	for range len(t.alias) + 1 {
 		next, ok := t.alias[name]
 		if !ok && t.files[name] == "" {
-			if next, ok = t.alias[template(name)]; ok {
-				next = instantiate(next, name)
-			}
+			next, ok = t.alias[template(name)]
 		}
+		next = instantiate(next, name)
 		if !ok || next == name {
 			break
 		}
 		name = next
 	}
-	return name
+	if file = t.files[name]; file == "" {
+		file = t.files[template(name)]
+	}
+	return name, file
 }
 
 // names lists id and every alias of it.
 func (t *Tree) names(id string) []string {
 	all := []string{id}
 	for alias := range t.alias {
-		if strings.Contains(id, "@") && strings.Contains(alias, "@"+service) {
+		if t.files[id] == "" {
 			alias = instantiate(alias, id)
 		}
-		if alias != id && t.id(alias) == id {
+		if of, _ := t.id(alias); of == id && alias != id {
 			all = append(all, alias)
 		}
 	}
@@ -148,30 +188,32 @@ type Unit struct {
 	Fragment string   // path of the unit file
 	DropIns  []string // paths, in the order in which systemd applies them
 	settings []Setting
+	whole    *Unit // with the drop-ins that later leaves out
 }
 
 // Load reads the unit file of name and its drop-ins, systemd.unit(5). A template
 // can be loaded, too. It fails with ErrNotFound, ErrMasked, ErrSyntax, or as
 // reading the file failed.
 func (t *Tree) Load(name string) (*Unit, error) {
-	u := &Unit{Name: t.id(name)}
-	u.Fragment = t.files[u.Name]
-	if u.Fragment == "" {
-		u.Fragment = t.files[template(u.Name)]
-	}
+	u := &Unit{}
+	u.Name, u.Fragment = t.id(name)
 	if u.Fragment == "" {
 		return nil, fmt.Errorf("%s: %w", name, ErrNotFound)
 	}
 	if t.dir.IsNull(u.Fragment) {
 		return nil, fmt.Errorf("%s: %w", name, ErrMasked)
 	}
-	if err := t.read(u, u.Fragment); err != nil {
+	switch err := t.read(u, u.Fragment); {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ELOOP):
+		return nil, fmt.Errorf("%s: %w: %s leads nowhere", name, ErrNotFound, u.Fragment)
+	case err != nil:
 		return nil, err
 	}
 	for _, file := range t.dropIns(u.Name) {
 		u.DropIns = append(u.DropIns, file)
-		// systemd applies what it understood of a malformed drop-in.
-		if err := t.read(u, file); err != nil && !errors.Is(err, ErrSyntax) {
+		// systemd applies what it understood of a malformed drop-in, and goes on
+		// without one that is not there.
+		if err := t.read(u, file); err != nil && !errors.Is(err, ErrSyntax) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, root.ErrNotRegular) {
 			return nil, err
 		}
 	}
@@ -212,14 +254,14 @@ func (t *Tree) dropIns(id string) []string {
 		}
 	}
 	for _, name := range t.names(id) {
-		for _, folder := range searchPath {
+		for _, folder := range t.path {
 			for _, variant := range variants(name) {
 				add(folder + "/" + variant + ".d")
 			}
 		}
 	}
 	if t.version >= typeWideDropIns {
-		for _, folder := range searchPath {
+		for _, folder := range t.path {
 			add(folder + "/service.d")
 		}
 	}
@@ -234,23 +276,21 @@ func (t *Tree) dropIns(id string) []string {
 }
 
 // variants lists the names whose drop-in folders a unit reads in each folder of
-// the search path: its own, its template's, and those cut off after each dash.
+// the search path: its own, those of its template, and those cut off after each
+// dash.
 func variants(name string) []string {
-	var all []string
-	for {
-		all = append(all, name)
-		if t := template(name); t != "" {
-			all = append(all, t)
-		}
-		prefix, instance, isInstance := strings.Cut(strings.TrimSuffix(name, service), "@")
-		i := strings.LastIndexByte(strings.TrimSuffix(prefix, "-"), '-')
-		if i < 0 {
-			return all
-		}
-		name = prefix[:i+1]
-		if isInstance {
-			name += "@" + instance
-		}
-		name += service
+	all := []string{name}
+	if t := template(name); t != "" {
+		all = append(all, variants(t)...)
 	}
+	prefix, instance, _ := strings.Cut(strings.TrimSuffix(name, service), "@")
+	i := strings.LastIndexByte(strings.TrimSuffix(prefix, "-"), '-')
+	if i < 0 {
+		return all
+	}
+	shorter := prefix[:i+1]
+	if instance != "" {
+		shorter += "@" + instance
+	}
+	return append(all, variants(shorter+service)...)
 }

@@ -95,7 +95,7 @@ func TestInstances(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"a@x.service":    "a@x.service template all one alias",
-		"a@two.service":  "a@two.service two all  alias",
+		"a@two.service":  "a@two.service two all  ",
 		"b@x.service":    "a@x.service template all one alias",
 		"a@.service":     "a@.service template all  alias",
 		"linked.service": "linked.service linked   ",
@@ -141,7 +141,9 @@ func TestChecks(t *testing.T) {
 	files := []string{"/etc/app/token"}
 	for text, want := range map[string]string{
 		"ConditionPathExists=/etc/app/token":                                     "changed:",
-		"ConditionFileNotEmpty=/etc/app/../app/token":                            "changed:",
+		"ConditionFileNotEmpty=/etc/app/../app/token":                            " FileNotEmpty=/etc/app/../app/token",
+		"ConditionFileNotEmpty=/etc//app/./token":                                "changed:",
+		"ConditionHost=a\nConditionUnknown=":                                     " Host=a",
 		"ConditionPathExists=/etc/%N/token\nConditionHost=a":                     "changed: Host=a",
 		"ConditionPathExistsGlob=/etc/*/tok*":                                    "changed:",
 		"ConditionPathExists=!/etc/app/token":                                    " PathExists=!/etc/app/token",
@@ -149,7 +151,7 @@ func TestChecks(t *testing.T) {
 		"ConditionPathExists=|/etc/app/token\nConditionHost=|a\nConditionUser=0": "changed: User=0",
 		"ConditionHost=a\nConditionPathExists=\nConditionUser=0":                 " User=0",
 		"ConditionPathIsDirectory=/etc/app/token":                                " PathIsDirectory=/etc/app/token",
-		"ConditionPathExists=| /etc/app/token":                                   "changed:",
+		"ConditionPathExists=| /etc/app/token":                                   " PathExists=| /etc/app/token",
 	} {
 		u := &Unit{Name: "app.service"}
 		u.settings, _ = Parse([]byte("[Unit]\n"+text), "f")
