@@ -311,7 +311,12 @@ func (o *options) autoParts(key string, mask uint64) (credential.Parts, error) {
 	device, err := machine.OpenTPM(o.device)
 	if err == nil {
 		device.Close()
-	} else if mask != 0 || !errors.Is(err, machine.ErrNoTPM) {
+		// systemd-creds asks the kernel, whatever TPM it is told to use.
+		if support, _ := machine.Support("/"); asSystemdCreds() && !support.Driver {
+			err = fmt.Errorf("%w that the kernel knows of", machine.ErrNoTPM)
+		}
+	}
+	if err != nil && (mask != 0 || !errors.Is(err, machine.ErrNoTPM)) {
 		return 0, err
 	}
 	if key == keyAutoInitrd {
