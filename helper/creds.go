@@ -4,6 +4,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
 )
 
 // nameOfSystemdCreds is the name under which this program is systemd-creds(1) as
@@ -31,6 +35,35 @@ func printVersion() error {
 	}
 	_, err := fmt.Println(text)
 	return err
+}
+
+// unabbreviated writes out long options of which only the beginning is there, as
+// getopt_long(3) lets them be.
+func unabbreviated(f *pflag.FlagSet, args []string) []string {
+	all := slices.Clone(args)
+	for i, arg := range all {
+		if arg == "--" {
+			break
+		}
+		beginning, isLong := strings.CutPrefix(arg, "--")
+		beginning, value, hasValue := strings.Cut(beginning, "=")
+		if !isLong || f.Lookup(beginning) != nil {
+			continue
+		}
+		var fitting []string
+		f.VisitAll(func(flag *pflag.Flag) {
+			if strings.HasPrefix(flag.Name, beginning) {
+				fitting = append(fitting, flag.Name)
+			}
+		})
+		if len(fitting) == 1 {
+			all[i] = "--" + fitting[0]
+			if hasValue {
+				all[i] += "=" + value
+			}
+		}
+	}
+	return all
 }
 
 // showHelp is the verb help.

@@ -112,6 +112,9 @@ func run(args []string) error {
 	var o options
 	f := o.flags()
 	f.SetInterspersed(false)
+	if asSystemdCreds() {
+		args = unabbreviated(f, args)
+	}
 	if err := f.Parse(args); err != nil {
 		return usagef("%w", err)
 	}
