@@ -58,14 +58,15 @@ const (
 //	swtpm:host=localhost,port=2321    the same over TCP; these are the defaults
 //	auto                              the only kernel device there is
 //
-// An empty spec stands for $SYSTEMD_TPM2_DEVICE, or else /dev/tpmrm0.
+// An empty spec and auto stand for $SYSTEMD_TPM2_DEVICE where that is set; else an
+// empty one is /dev/tpmrm0.
 //
 // Errors are ErrNoTPM and ErrTPMBusy, here and from each Send, and
 // ErrTPMResponse. The device is for one caller at a time. A response code is
 // the caller's to read; nothing is sent twice.
 func OpenTPM(spec string) (transport.TPMCloser, error) {
-	if spec == "" {
-		spec = os.Getenv("SYSTEMD_TPM2_DEVICE")
+	if named := os.Getenv("SYSTEMD_TPM2_DEVICE"); named != "" && (spec == "" || spec == "auto") {
+		spec = named
 	}
 	if spec == "" {
 		spec = defaultTPM
