@@ -8,6 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/bootseal/bootseal/policy"
+	"golang.org/x/sys/unix"
 )
 
 // TestKilled kills the generator at each of its system calls that open, write or
@@ -116,6 +119,82 @@ func TestReportsFailure(t *testing.T) {
 	out, err = exec.Command(generator, "--root="+dir, "/proc").CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "making the drop-in folder") {
 		t.Errorf("%v, says %q; want it to say that it cannot write", err, out)
+	}
+}
+
+// TestPanic: a bug that one policy meets blocks its unit, with a reason.
+func TestPanic(t *testing.T) {
+	plan := planned(nil, policy.File{Unit: "app.service", Path: "/etc/bootseal/app.service.toml"})
+	if plan.Err == nil || len(plan.DropIns) != 1 || !strings.Contains(plan.DropIns[0].Text, "refuse \"app.service is not started: /etc/bootseal/app.service.toml: bootseal-generator broke off") {
+		t.Errorf("%+v", plan)
+	}
+}
+
+// many makes a machine with that many units and as many policies: a quarter of
+// them each in order, broken, without end, and for no unit.
+func many(t testing.TB, count int) (dir string) {
+	dir = t.TempDir()
+	installSystemd(t, dir, 257, "")
+	for i := range count {
+		name := fmt.Sprintf("app-%d.service", i)
+		text := "[[credential]]\nname = \"a\"\noption = \"--a\"\n"
+		switch i % 4 {
+		case 1:
+			text = "nonsense"
+		case 2:
+			if err := os.MkdirAll(dir+"/etc/bootseal", 0o755); err != nil {
+				t.Fatal(err)
+			}
+			// Nobody ever writes to it.
+			if err := unix.Mkfifo(dir+"/etc/bootseal/"+name+".toml", 0o644); err != nil {
+				t.Fatal(err)
+			}
+			text = ""
+		}
+		if i%4 != 3 {
+			writeFile(t, dir+"/usr/lib/systemd/system/"+name, []byte("[Service]\nExecStart=/usr/bin/app\n"))
+		}
+		if text != "" {
+			writeFile(t, dir+"/etc/bootseal/"+name+".toml", []byte(text))
+		}
+	}
+	return dir
+}
+
+// TestMany: each of very many policies has a drop-in, and none has another's.
+func TestMany(t *testing.T) {
+	const count = 1000
+	dir, normal := many(t, count), t.TempDir()
+	if out, err := exec.Command(build(t), "--root="+dir, normal).CombinedOutput(); err == nil || strings.Count(string(out), "\n") != count*3/4 {
+		t.Fatalf("%v, %d lines; want a failure and a line for each bad policy", err, strings.Count(string(out), "\n"))
+	}
+	reasons := []string{"LoadCredentialEncrypted=a:/etc/credstore.encrypted/a\n", ": line 1: ", "not a regular file", "no such unit file"}
+	seen := make([]int, len(reasons))
+	for name, text := range readTree(t, normal) {
+		var i int
+		if _, err := fmt.Sscanf(name, "app-%d.service.d/", &i); err != nil {
+			t.Fatal(name, err)
+		}
+		if !strings.Contains(text, reasons[i%4]) || !strings.Contains(text, fmt.Sprintf("/app-%d.service.toml", i)) || strings.Contains(text, "refuse") != (i%4 > 0) {
+			t.Fatalf("%s:\n%s\nwant %q", name, text, reasons[i%4])
+		}
+		seen[i%4]++
+	}
+	for i, n := range seen {
+		if n != count/4 {
+			t.Errorf("%d drop-ins with %q; want %d", n, reasons[i], count/4)
+		}
+	}
+}
+
+// BenchmarkMany is a run over ten thousand policies.
+func BenchmarkMany(b *testing.B) {
+	generator, dir := build(b), many(b, 10000)
+	for b.Loop() {
+		normal := b.TempDir()
+		if out, err := exec.Command(generator, "--root="+dir, normal).CombinedOutput(); err == nil {
+			b.Fatalf("%s", out)
+		}
 	}
 }
 

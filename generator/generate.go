@@ -55,7 +55,7 @@ func generate(dir root.Dir, normal string, log *logger) bool {
 			if err != nil {
 				plan = units.Block(file, err)
 			} else {
-				plan = planner.Plan(file)
+				plan = planned(planner, file)
 			}
 			write(plan.DropIns)
 			switch {
@@ -71,6 +71,17 @@ func generate(dir root.Dir, normal string, log *logger) bool {
 		log.print(levelError, err.Error())
 	}
 	return len(errs) == 0
+}
+
+// planned is the planner's plan. Whatever goes wrong in it concerns that one
+// unit.
+func planned(planner *units.Planner, file policy.File) (plan units.Plan) {
+	defer func() {
+		if r := recover(); r != nil {
+			plan = units.Block(file, fmt.Errorf("%s: bootseal-generator broke off at this policy, which is a bug in it: %v", file.Path, r))
+		}
+	}()
+	return planner.Plan(file)
 }
 
 func writeDropIn(normal string, d units.DropIn) error {
