@@ -204,28 +204,11 @@ func parse(verb string, args []string, least, most int) (*options, error) {
 	if keys > 1 && !asSystemdCreds() {
 		return nil, usagef("%s: more than one of -H, -T and --with-key=; for both keys give --with-key=host+tpm2", verb)
 	}
-	if o.key == "" {
-		o.key = policy.KeyAuto
-	}
-	if o.key != keyTPM2Best && !slices.Contains(keyWords(), o.key) {
-		return nil, usagef("--with-key=%s: expected %s", o.key, strings.Join(keyWords(), ", "))
-	}
-	if yes, ok := boolean(o.newline); ok {
-		o.newline = map[bool]string{true: "yes", false: "no"}[yes]
-	} else if o.newline != "auto" && o.newline != "" {
-		return nil, usagef("--newline=%s: expected auto, yes or no", o.newline)
-	}
-	if yes, ok := boolean(o.transcode); ok && !yes {
-		o.transcode = transcodings[0]
-	}
-	if !slices.Contains(transcodings, o.transcode) {
-		return nil, usagef("--transcode=%s: expected %s", o.transcode, strings.Join(transcodings, ", "))
-	}
-	if !slices.Contains(jsonForms, o.json) {
-		return nil, usagef("--json=%s: expected %s", o.json, strings.Join(jsonForms, ", "))
-	}
 	if f.Changed("compat") && (o.compat < oldestSystemd || o.compat > 9999) {
 		return nil, usagef("--compat=%d: expected a version of systemd, %d or newer: older ones know no encrypted credentials", o.compat, oldestSystemd)
+	}
+	if o.name != "" && !credential.ValidName(o.name) {
+		return nil, usagef("--name=%q: expected 1 to 255 printable ASCII characters without \":\" and \"/\"", o.name)
 	}
 	if o.user != "" {
 		var err error
@@ -233,10 +216,38 @@ func parse(verb string, args []string, least, most int) (*options, error) {
 			return nil, err
 		}
 	}
-	if o.name != "" && !credential.ValidName(o.name) {
-		return nil, usagef("--name=%q: expected 1 to 255 printable ASCII characters without \":\" and \"/\"", o.name)
+	return o, o.checkWords()
+}
+
+// checkWords checks the options that take one of some words, and turns words that
+// mean the same into one.
+func (o *options) checkWords() error {
+	if o.key == "" {
+		o.key = policy.KeyAuto
 	}
-	return o, nil
+	if o.newline == "" {
+		o.newline = "auto"
+	}
+	if yes, ok := boolean(o.newline); ok {
+		o.newline = map[bool]string{true: "yes", false: "no"}[yes]
+	}
+	if yes, ok := boolean(o.transcode); ok && !yes {
+		o.transcode = transcodings[0]
+	}
+	for _, option := range []struct {
+		name, value string
+		words       []string
+	}{
+		{"with-key", o.key, append(keyWords(), keyTPM2Best)},
+		{"newline", o.newline, []string{"auto", "yes", "no"}},
+		{"transcode", o.transcode, transcodings},
+		{"json", o.json, jsonForms},
+	} {
+		if !slices.Contains(option.words, option.value) {
+			return usagef("--%s=%s: expected %s", option.name, option.value, strings.Join(option.words, ", "))
+		}
+	}
+	return nil
 }
 
 // boolean reads the words that systemd takes for yes and no.
