@@ -149,3 +149,30 @@ func (t *TPM) plugIn() error {
 	}
 	return t.await(t.control())
 }
+
+// Replace moves what a machine is to its user, /etc, /var, step-ca and the TPM, to
+// a new one with another version of systemd, and closes the old one. It is what
+// remains of a machine whose operating system is replaced.
+func (vm *VM) Replace(version int) (*VM, error) {
+	successor, err := NewVM(version)
+	if err != nil {
+		return nil, err
+	}
+	// The shell's namespace takes the mount with it.
+	const script = `set -e
+mkdir "$1/mnt"
+mount -o loop,ro "$1/disk" "$1/mnt"
+rm -rf "$2/etc" "$2/var"
+cp -a "$1/mnt/etc" "$1/mnt/var" "$2/"
+cp -a "$1/mnt/usr/bin/step" "$1/mnt/usr/bin/step-ca" "$2/usr/bin/"
+chroot "$2" /sbin/ldconfig
+`
+	err = command("unshare", "--mount", "sh", "-c", script, "sh", vm.dir, successor.Root)
+	if err == nil {
+		successor.TPM, err = vm.TPM.clone(successor.dir)
+	}
+	if err = errors.Join(err, vm.Close()); err != nil {
+		return nil, errors.Join(fmt.Errorf("replacing the operating system: %w", err), successor.Close())
+	}
+	return successor, nil
+}

@@ -84,15 +84,29 @@ func newVM(t *testing.T, version int, tarball string) *machine.VM {
 	if err != nil {
 		t.Fatal(err)
 	}
+	closeAfter(t, vm)
+	if err := vm.InstallStepCA(password + "\n"); err != nil {
+		t.Fatal(err)
+	}
+	addPackage(t, vm, tarball)
+	if err := errors.Join(vm.Write("/etc/systemd/system/late-tpm.service", lateTPMUnit, 0o644), vm.Enable("late-tpm.service")); err != nil {
+		t.Fatal(err)
+	}
+	return vm
+}
+
+func closeAfter(t *testing.T, vm *machine.VM) {
 	t.Cleanup(func() {
 		if err := vm.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	if err := vm.InstallStepCA(password + "\n"); err != nil {
-		t.Fatal(err)
-	}
-	deb, _, err := machine.BuildDeb(version, tarball, t.TempDir())
+}
+
+// addPackage puts the package for the machine's suite into /root.
+func addPackage(t *testing.T, vm *machine.VM, tarball string) {
+	t.Helper()
+	deb, _, err := machine.BuildDeb(vm.Version, tarball, t.TempDir())
 	if errors.Is(err, machine.ErrNotSetUp) {
 		t.Skip(err)
 	}
@@ -106,10 +120,6 @@ func newVM(t *testing.T, version int, tarball string) *machine.VM {
 	if err := vm.Write("/root/bootseal.deb", string(content), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(vm.Write("/etc/systemd/system/late-tpm.service", lateTPMUnit, 0o644), vm.Enable("late-tpm.service")); err != nil {
-		t.Fatal(err)
-	}
-	return vm
 }
 
 // boot runs a script on the machine; a script that fails fails the test.
