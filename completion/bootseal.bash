@@ -29,7 +29,7 @@ _bootseal_blobs() {
 
 _bootseal() {
 	local cur=${COMP_WORDS[COMP_CWORD]} verb='' unit='' option='' i words
-	local verbs='encrypt decrypt list cat setup has-tpm2 help preview inspect check apply explain'
+	local verbs='encrypt decrypt list cat setup has-tpm2 help preview inspect check apply reseal rotate explain'
 	local options='--unit= --compat= --systemd= --root= --unseal --metrics= --json= --no-legend --help --version
 		--with-key= -H -T --tpm2-device= --tpm2-pcrs= --tpm2-public-key= --tpm2-public-key-pcrs= --tpm2-signature=
 		--user --uid= --name= --timestamp= --not-after= --allow-null --refuse-null --pretty --newline= --transcode=
@@ -66,7 +66,14 @@ _bootseal() {
 		else
 			case $verb in
 			preview | check | apply | explain) words=$(_bootseal_policies) ;;
-			inspect) words="$(_bootseal_policies) $(_bootseal_blobs) $(compgen -f -- "$cur")" ;;
+			inspect | reseal) words="$(_bootseal_policies) $(_bootseal_blobs) $(compgen -f -- "$cur")" ;;
+			rotate)
+				if [[ ${COMP_WORDS[COMP_CWORD - 1]} == rotate ]]; then
+					words=$(_bootseal_policies)
+				else
+					words="$(_bootseal_names "${COMP_WORDS[COMP_CWORD - 1]}") $(compgen -f -- "$cur")"
+				fi
+				;;
 			encrypt)
 				if [[ -n $unit ]]; then
 					words="$(_bootseal_names "$unit") $(compgen -f -- "$cur")"

@@ -1,6 +1,6 @@
 # fish completion for bootseal(1)
 
-set -l verbs encrypt decrypt list cat setup has-tpm2 help preview inspect check apply explain
+set -l verbs encrypt decrypt list cat setup has-tpm2 help preview inspect check apply reseal rotate explain
 
 function __bootseal_policies
     for file in /etc/bootseal/*.service.toml /run/bootseal/policy/*.service.toml /usr/local/lib/bootseal/*.service.toml /usr/lib/bootseal/*.service.toml
@@ -38,11 +38,13 @@ complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a preview -d '
 complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a inspect -d 'Tell what a credential is bound to'
 complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a check -d 'Look for what keeps units from starting'
 complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a apply -d 'Put policies into force'
+complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a reseal -d 'Seal again'
+complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a rotate -d 'Give a unit a new secret'
 complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a explain -d 'Tell why a unit did not start'
 
 complete -c bootseal -n "__fish_seen_subcommand_from preview check apply explain" -f -a '(__bootseal_policies)'
-complete -c bootseal -n "__fish_seen_subcommand_from inspect" -a '(__bootseal_policies)'
-complete -c bootseal -n "__fish_seen_subcommand_from inspect decrypt" -a '(__bootseal_blobs)'
+complete -c bootseal -n "__fish_seen_subcommand_from inspect reseal rotate" -a '(__bootseal_policies)'
+complete -c bootseal -n "__fish_seen_subcommand_from inspect reseal decrypt" -a '(__bootseal_blobs)'
 complete -c bootseal -n "__fish_seen_subcommand_from encrypt" -a '(__bootseal_names)'
 complete -c bootseal -n "__fish_seen_subcommand_from list setup has-tpm2 help" -f
 

@@ -16,6 +16,9 @@ Verbs:
                                   starting; 0 all well, 1 not, 2 could not look
   apply [UNIT...]                 Put policies into force: reload systemd, and
                                   restart the services that run with older ones
+  reseal [UNIT...|FILE...]        Seal again, as the policies say now
+  rotate UNIT NAME [INPUT]        Seal a new secret and restart the unit; if it
+                                  does not stay up, back to the old one
   explain UNIT                    Tell why the last start of a unit failed
 
 Verbs as systemd-creds(1) has them:

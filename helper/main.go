@@ -32,6 +32,8 @@ var verbs = map[string]func(args []string) error{
 	"inspect":  inspect,
 	"check":    check,
 	"apply":    apply,
+	"reseal":   reseal,
+	"rotate":   rotate,
 }
 
 func main() {

@@ -51,7 +51,7 @@ var outcomes = []outcome{
 		"try again; if it stays so, find the program that holds the TPM with \"fuser /dev/tpm*\", and use /dev/tpmrm0, which can be shared",
 		[]error{machine.ErrTPMBusy, tpm.ErrBusy}},
 
-	{78, "policy invalid or unit blocked", "write the policy file, see \"man bootseal\"", []error{policy.ErrNoPolicy}},
+	{78, "policy invalid or unit blocked", "write the policy file, see \"man bootseal.policy\"", []error{policy.ErrNoPolicy}},
 	{78, "", "remove the cause, then run \"systemctl daemon-reload\" and start the unit again", []error{errBlocked, errPreview}},
 
 	{80, "wrong PCRs",
@@ -92,6 +92,7 @@ var outcomes = []outcome{
 	{1, "", "leave out --transcode= and --json=", []error{errTranscode}},
 	{1, "", "run it in a service that has credentials, or list those of the machine with --system", []error{errNoCredentials}},
 	{1, "", "this is a mistake in bootseal; please report it", []error{credential.ErrNoKey}},
+	{1, "", "the service did not like the new secret; \"bootseal explain\" may know why", []error{errRolledBack}},
 	{1, "", "see the units named with \"bootseal check\"", []error{errApply}},
 	{1, "", "become root, on a machine that systemd runs", []error{errManager}},
 	{1, "", "systemd allows at most 1 MiB", []error{secret.ErrTooLarge}},

@@ -89,6 +89,9 @@ section metrics; cat /run/bootseal.prom
 section runs; bootseal explain step-ca
 section json; bootseal explain --json=short step-ca
 section nothing; bootseal explain nosuch
+section reseal; bootseal reseal step-ca 2>&1; systemctl restart step-ca && health
+section rotate; echo wrong | bootseal rotate step-ca step-ca 2>&1; echo exit status $?
+section rolled back; health; bootseal decrypt ` + blob + `; ls ` + blob + `*
 cp ` + policy + ` /root/policy
 mkdir -p /run/systemd/system/step-ca.service.d
 printf '[Service]\nRestart=no\n' >/run/systemd/system/step-ca.service.d/norestart.conf
@@ -112,6 +115,9 @@ section ` + b.name + `; bootseal explain step-ca 2>&1; echo exit status $?
 	wantContains(t, "explain of a unit that runs", out["runs"], "Unit: step-ca.service", "State: active (running)", "nothing has failed")
 	wantContains(t, "explain as JSON", out["json"], `[{"unit":"step-ca.service","state":"active (running)","cause":"`)
 	wantExplained(t, "explain of no unit", out["nothing"], "no such unit", "systemctl")
+	wantContains(t, "reseal", out["reseal"], blob+": sealed again, host+tpm2", "PCR 7\nok")
+	wantContains(t, "rotate to a wrong secret", out["rotate"], "restarting step-ca.service: it did not stay up", "the old credential is back in its place", "exit status 1")
+	want(t, "after that", out["rolled back"], "ok\n"+password+"\n"+blob)
 	for _, b := range breakages {
 		wantExplained(t, b.name, out[b.name], b.cause, b.remedy)
 		wantContains(t, b.name, out[b.name], "\nexit status 0")
@@ -149,6 +155,11 @@ section got; cat /run/out-app.service
 section again; bootseal apply app 2>&1; echo exit status $?
 sleep 0.1; printf other | bootseal encrypt -H --name=one - /etc/credstore.encrypted/one
 section blob; bootseal apply 2>&1; echo exit status $?
+rm /run/out-*
+section rotate; printf fresh | bootseal rotate app two 2>&1; echo exit status $?
+section rotated; cat /run/out-app.service; echo; ls /etc/credstore.encrypted
+section instances; printf fresh | bootseal rotate inst@a one 2>&1; cat /run/out-inst@a.service
+section stopped; printf fresh | bootseal rotate other one 2>&1; property ActiveState other
 pid=$(property MainPID app)
 echo nonsense >/etc/bootseal/app.service.toml
 section broken; bootseal apply app 2>&1; echo exit status $?
@@ -163,6 +174,10 @@ section stranger; bootseal apply nosuch 2>&1; echo exit status $?
 			want(t, "the unit got", out["got"], "secret-two")
 			want(t, "again", out["again"], "app.service: nothing has changed\nexit status 0")
 			want(t, "a newer blob", out["blob"], "app.service: nothing has changed\ninst@a.service: restarted\nother.service: not running, left so\nexit status 0")
+			want(t, "rotate", out["rotate"], "app.service: restarted with the new secret\nexit status 0")
+			want(t, "rotated", out["rotated"], "fresh\none\ntwo")
+			wantContains(t, "rotate for instances", out["instances"], "inst@a.service: restarted with the new secret", "fresh")
+			wantContains(t, "rotate for a stopped unit", out["stopped"], "other.service: does not run", "inactive")
 			wantContains(t, "a broken policy", out["broken"], "app.service: blocked, not restarted: /etc/bootseal/app.service.toml", "not applied everywhere: app.service", "exit status 1")
 			want(t, "the unit of the broken policy", out["lives"], "active")
 			wantContains(t, "no blob", out["gone"], "inst@a.service: restarting inst@a.service: it did not stay up", "bootseal explain inst@a.service", "exit status 1")
