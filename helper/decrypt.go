@@ -126,9 +126,10 @@ func writeOutput(path string, data []byte) error {
 	return atomicfile.Write(path, data, 0o600)
 }
 
-// writeThrough writes to a device or a pipe.
+// writeThrough writes to a device or a pipe, or to what /dev/stdout is, perhaps a
+// file that already holds something.
 func writeThrough(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOCTTY, 0)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|unix.O_NOCTTY, 0)
 	if err == nil {
 		_, err = f.Write(data)
 		err = errors.Join(err, f.Close())

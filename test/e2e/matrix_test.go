@@ -262,15 +262,18 @@ func signPCRs(t *testing.T, event string) (public, signature string) {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})), string(file)
 }
 
-// TestPID1Scope has PID 1, and the hook where that opens nothing, give a service
-// what is for root, and what needs a signature for the kernel that runs.
+// TestPID1Scope has PID 1, and hook and server where that opens nothing, give a
+// service what is for root, and what needs a signature for the kernel that runs.
 func TestPID1Scope(t *testing.T) {
 	t.Parallel()
 	public, signature := signPCRs(t, kernel)
-	for _, version := range []int{247, 257, 262} {
-		t.Run(fmt.Sprint(version), func(t *testing.T) {
+	for _, test := range []struct {
+		version  int
+		delivery string
+	}{{247, "prestart"}, {257, "native"}, {257, "socket"}, {262, "native"}} {
+		t.Run(fmt.Sprint(test.version, " ", test.delivery), func(t *testing.T) {
 			t.Parallel()
-			m := newMachine(t, version)
+			m := newMachine(t, test.version)
 			if err := m.InstallBootseal(); err != nil {
 				t.Fatal(err)
 			}
@@ -278,7 +281,8 @@ func TestPID1Scope(t *testing.T) {
 			write(t, m, "/etc/systemd/tpm2-pcr-public-key.pem", public, 0o644)
 			write(t, m, "/usr/lib/systemd/tpm2-pcr-signature.json", signature, 0o644)
 			service := "[Service]\nType=oneshot\nPrivateMounts=yes\nExecStart=/bin/sh -c 'cd $CREDENTIALS_DIRECTORY && cat root signed >/root/read'\n"
-			if version < 250 {
+			switch test.delivery {
+			case "prestart":
 				service += `ExecStartPre=+/usr/bin/bootseal unseal --unit=%n root signed
 ExecStopPost=+/usr/bin/bootseal cleanup --unit=%n
 TemporaryFileSystem=/run/bootseal:ro,mode=0755
@@ -286,7 +290,9 @@ BindReadOnlyPaths=-/run/bootseal/%n:/run/bootseal/%n
 Environment=CREDENTIALS_DIRECTORY=/run/bootseal/%n
 NotifyAccess=exec
 `
-			} else {
+			case "socket":
+				write(t, m, "/etc/bootseal/reader.service.toml", "delivery = \"socket\"\n[[credential]]\nname = \"root\"\n[[credential]]\nname = \"signed\"\n", 0o644)
+			default:
 				service += "LoadCredentialEncrypted=root\nLoadCredentialEncrypted=signed\n"
 			}
 			write(t, m, "/etc/systemd/system/reader.service", service, 0o644)
@@ -295,6 +301,8 @@ seal() { echo "for $1" | bootseal encrypt "${@:2}" - /etc/credstore.encrypted/$1
 mkdir -p -m 700 /etc/credstore.encrypted
 seal root --uid=root --with-key=host+tpm2 --tpm2-pcrs=7
 seal signed --with-key=tpm2-with-public-key
+systemctl start bootseal.socket
+systemctl daemon-reload
 systemctl start reader
 section result; property Result reader
 section output; cat /root/read
