@@ -74,7 +74,7 @@ const helpOptions = `  -h, --help                      Show this help
   -T                              The same as --with-key=tpm2, with the public key
                                   if there is one
       --tpm2-device=DEVICE        The TPM: a path, device:PATH, swtpm:path=PATH,
-                                  swtpm:host=HOST,port=PORT, or auto
+                                  swtpm:host=HOST,port=PORT, auto, or list
                                   ($SYSTEMD_TPM2_DEVICE, or /dev/tpmrm0)
       --tpm2-pcrs=PCR+PCR...      The PCRs to seal to, 0 to 23 or by name. None if
                                   not given: systemd before 258 took PCR 7, and

@@ -123,6 +123,8 @@ func run(args []string) error {
 		return printHelp(os.Stdout)
 	case o.version:
 		return printVersion()
+	case f.NArg() == 0 && o.device == "list":
+		return listTPMs()
 	case f.NArg() == 0 && asSystemdCreds():
 		return list(args)
 	case f.NArg() == 0:
@@ -158,7 +160,7 @@ func printHelp(w io.Writer) error {
 	return err
 }
 
-// errHelp ends a verb that was asked for help.
+// errHelp ends a verb that was asked for help, or for what its options can be.
 var errHelp = errors.New("help was shown")
 
 // parse reads the arguments of a verb that takes from least to most of them.
@@ -188,6 +190,12 @@ func parse(verb string, args []string, least, most int) (*options, error) {
 			fmt.Println(strings.Join(o.words, "\n"))
 			return nil, errHelp
 		}
+	}
+	if o.device == "list" {
+		if err := listTPMs(); err != nil {
+			return nil, err
+		}
+		return nil, errHelp
 	}
 	switch {
 	case len(o.arguments) < least:

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/bootseal/bootseal/internal/machine"
+	"github.com/bootseal/bootseal/internal/table"
 )
 
 // setup is the verb of systemd-creds(1) that makes the host key.
@@ -66,4 +67,21 @@ func sign(there bool) string {
 		return "+"
 	}
 	return "-"
+}
+
+// listTPMs answers --tpm2-device=list.
+func listTPMs() error {
+	all, err := machine.TPMDevices("/")
+	if err != nil {
+		return err
+	}
+	if len(all) == 0 {
+		fmt.Fprintln(os.Stderr, "No TPM 2.0 devices")
+		return nil
+	}
+	devices := table.Table{Columns: []string{"PATH", "DEVICE", "DRIVER"}}
+	for _, d := range all {
+		devices.Add(table.Text(d.Path), table.Text(d.Device), table.Text(d.Driver))
+	}
+	return devices.Print(os.Stdout, table.Format{JSON: jsonOff, Color: table.Colored(os.Stdout)})
 }
