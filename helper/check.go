@@ -68,6 +68,7 @@ func check(args []string) error {
 	format := tableFlags(flags)
 	flags.BoolVar(&c.unseal, "unseal", false, "")
 	flags.StringVar(&c.device, "tpm2-device", "", "")
+	flags.StringVar(&c.signature, "tpm2-signature", "", "")
 	metrics := flags.String("metrics", "", "")
 	if err := parseTableFlags(flags, format, args); err != nil {
 		return err

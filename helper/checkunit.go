@@ -187,7 +187,7 @@ func (c *checking) opens(unit string, s *sealed, seal string, add func(string, v
 		add("opens", good, "its policy holds; --unseal opens it for a try", "")
 		return
 	}
-	opened, err := opening{device: c.device, allowNull: true, now: c.now}.open([]*sealed{s})
+	opened, err := opening{device: c.device, signature: c.signature, anyScope: true, allowNull: true, now: c.now}.open([]*sealed{s})
 	if err != nil {
 		v, remedy := judge(err, seal)
 		add("opens", v, err.Error(), remedy)
@@ -215,13 +215,15 @@ func (c *checking) opens(unit string, s *sealed, seal string, add func(string, v
 
 // judge tells whether an error is about the credential, or kept us from looking.
 func judge(err error, seal string) (verdict, string) {
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, tpm.ErrNoSignatures) {
+	if errors.Is(err, fs.ErrPermission) {
 		return unknown, ""
 	}
 	o := outcomeOf(err)
 	switch o.status {
 	case 65, 66, 80, 81, 83, 84:
 		return bad, seal
+	case 85:
+		return bad, ""
 	case 69:
 		return bad, "bootseal has-tpm2"
 	case 82:

@@ -44,7 +44,10 @@ func parseTableFlags(flags *pflag.FlagSet, f *table.Format, args []string) error
 func inspect(args []string) error {
 	flags := flagSet("inspect")
 	format := tableFlags(flags)
-	device := flags.String("tpm2-device", "", "")
+	h := &holding{}
+	defer h.close()
+	flags.StringVar(&h.device, "tpm2-device", "", "")
+	flags.StringVar(&h.signature, "tpm2-signature", "", "")
 	if err := parseTableFlags(flags, format, args); err != nil {
 		return err
 	}
@@ -67,8 +70,6 @@ func inspect(args []string) error {
 		"Path", "Type", "Since", "PCRs", "Bank", "Policy Digest", "Primary Key", "Signed PCRs", "Public Key", "Pinned SRK",
 		"Size", "Blob Size", "TPM Blob Size", "Policy Now", "SRK Now",
 	}}
-	h := &holding{device: *device}
-	defer h.close()
 	for _, s := range all {
 		t.Add(h.row(s)...)
 	}
@@ -132,10 +133,10 @@ func readInspected(file string) (i inspected, err error) {
 
 // holding asks the TPM whether policies hold, and opens it when first needed.
 type holding struct {
-	device string
-	tpm    transport.TPMCloser
-	err    error
-	sigs   *tpm.Signatures
+	device    string
+	signature string // file with PCR signatures; "" is systemd's search
+	tpm       transport.TPMCloser
+	err       error
 }
 
 func (h *holding) close() {
@@ -160,7 +161,13 @@ func (h *holding) holds(b *credential.Blob) error {
 	if err != nil {
 		return err
 	}
-	return tpm.Holds(t, b, h.sigs)
+	var sigs *tpm.Signatures
+	if b.Type.HasPublicKey() {
+		if sigs, err = signatures(h.signature); err != nil {
+			return err
+		}
+	}
+	return tpm.Holds(t, b, sigs)
 }
 
 func (h *holding) row(s inspected) []table.Cell {
