@@ -159,7 +159,11 @@ func apply(args []string) error {
 		return err
 	}
 	files, err := covered(root.Dir("/"), flags.Args())
-	if err != nil {
+	var gone []policy.File
+	if flags.NArg() == 0 {
+		gone = withoutPolicy(files)
+	}
+	if err != nil && len(gone) == 0 {
 		return err
 	}
 	m, err := newManager(context.Background())
@@ -205,10 +209,49 @@ func apply(args []string) error {
 			}
 		}
 	}
+	for _, file := range gone {
+		names, err := m.loaded(file, all)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if m.state(name) != "active" {
+				continue
+			}
+			if err := m.restart(name); err != nil {
+				fmt.Printf("%s: its policy is gone: %v\n", name, err)
+				failed = append(failed, name)
+				continue
+			}
+			fmt.Printf("%s: its policy is gone, restarted without it\n", name)
+		}
+	}
 	if len(failed) > 0 {
 		return fmt.Errorf("%w: %s", errApply, strings.Join(failed, ", "))
 	}
 	return nil
+}
+
+// withoutPolicy lists units that have a drop-in of the generator, which makes
+// settings, and no policy any more.
+func withoutPolicy(files []policy.File) []policy.File {
+	entries, err := root.Dir("/").ReadDir(generated)
+	if err != nil {
+		return nil
+	}
+	var gone []policy.File
+	for _, entry := range entries {
+		unit, ok := strings.CutSuffix(entry.Name(), ".service.d")
+		text, err := root.Dir("/").ReadFile(path.Join(generated, entry.Name(), units.DropInName), 1<<20)
+		unit += ".service"
+		if !ok || err != nil || !strings.Contains(string(text), "\n[Service]\n") || policy.CheckUnit(unit) != nil {
+			continue
+		}
+		if !slices.ContainsFunc(files, func(f policy.File) bool { return f.Unit == unit }) {
+			gone = append(gone, policy.File{Unit: unit})
+		}
+	}
+	return gone
 }
 
 // applyUnit restarts a unit whose drop-in or blobs are newer than it, and tells.

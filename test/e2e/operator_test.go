@@ -166,6 +166,10 @@ section broken; bootseal apply app 2>&1; echo exit status $?
 section lives; [ "$pid" = "$(property MainPID app)" ] && property ActiveState app
 rm /etc/credstore.encrypted/one
 section gone; bootseal apply inst@a 2>&1; echo exit status $?
+rm /etc/bootseal/*
+sed -i 's/cat.*&& //' /etc/systemd/system/app.service
+section removed; bootseal apply 2>&1; echo exit status $?
+section removed again; bootseal apply 2>&1; echo exit status $?
 section stranger; bootseal apply nosuch 2>&1; echo exit status $?
 `)
 			want(t, "second", out["second"], "app.service: restarted\ninst@a.service: nothing has changed\nother.service: not running, left so\nexit status 0")
@@ -181,6 +185,8 @@ section stranger; bootseal apply nosuch 2>&1; echo exit status $?
 			wantContains(t, "a broken policy", out["broken"], "app.service: blocked, not restarted: /etc/bootseal/app.service.toml", "not applied everywhere: app.service", "exit status 1")
 			want(t, "the unit of the broken policy", out["lives"], "active")
 			wantContains(t, "no blob", out["gone"], "inst@a.service: restarting inst@a.service: it did not stay up", "bootseal explain inst@a.service", "exit status 1")
+			want(t, "no policy any more", out["removed"], "app.service: its policy is gone, restarted without it\nexit status 0")
+			wantContains(t, "no policy any more, again", out["removed again"], "no policy", "exit status 78")
 			wantContains(t, "no policy", out["stranger"], "nosuch.service: no policy", "exit status 78")
 		})
 	}
