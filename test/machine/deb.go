@@ -7,7 +7,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
+
+// buildLimit bounds one build of a package, which takes about twenty seconds on an
+// idle machine.
+const buildLimit = 10 * time.Minute
 
 // suites are the names by which a package's version tells what it is built for.
 var suites = map[int]string{247: "~deb11u1", 252: "~deb12u1", 257: "~deb13u1", 262: "~deb14u1"}
@@ -58,7 +63,7 @@ func BuildDeb(version int, tarball, folder string) (deb, report string, err erro
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return "", "", err
 	}
-	err = m.nspawn("--machine="+m.name(), "--bind-ro="+goroot+":/usr/local/go", "--bind="+gocache+":/var/cache/go-build", "--setenv=GOCACHE=/var/cache/go-build",
+	err = m.nspawn(buildLimit, "--machine="+m.name(), "--bind-ro="+goroot+":/usr/local/go", "--bind="+gocache+":/var/cache/go-build", "--setenv=GOCACHE=/var/cache/go-build",
 		"--bind-ro="+filepath.Dir(tarball)+":/mnt", "--bind="+folder+":/srv", "--setenv=LC_ALL=C.UTF-8",
 		"sh", "-ec", `tar -xOf "$1" --wildcards '*/packaging/debian-build' >/tmp/build
 bash /tmp/build "$1" /srv "$2"

@@ -225,7 +225,7 @@ func (m *Machine) Boot(script string) (Result, error) {
 	}
 	defer func() { m.TPM.off() }()
 	return m.run(script, func() error {
-		return m.nspawn("--machine="+m.name(), "--capability=CAP_IPC_LOCK", // which every service of a real machine has
+		return m.nspawn(bootLimit, "--machine="+m.name(), "--capability=CAP_IPC_LOCK", // which every service of a real machine has
 			"--bind="+m.TPM.dir+":/bootseal-test/tpm", "--bind="+filepath.Join(m.dir, "out")+":/bootseal-test/out",
 			"--setenv=SYSTEMD_TPM2_DEVICE="+Device,
 			"--boot", "systemd.unit=multi-user.target", "systemd.log_color=0")
@@ -264,7 +264,7 @@ func read(dir, name string) string {
 }
 
 // nspawn runs systemd-nspawn on the machine's root, without network.
-func (m *Machine) nspawn(args ...string) error {
+func (m *Machine) nspawn(limit time.Duration, args ...string) error {
 	groups, err := newCgroups(filepath.Base(m.dir))
 	if err != nil {
 		return err
@@ -275,7 +275,7 @@ func (m *Machine) nspawn(args ...string) error {
 	command := append([]string{"sh", "-c", `for d in "$@"; do [ "$d" = -- ] && break; echo $$ >"$d/cgroup.procs" || exit 1; done; while [ "$1" != -- ]; do shift; done; shift; exec "$@"`, "sh"}, groups...)
 	command = append(command, "--", "systemd-nspawn", "--register=no", "--keep-unit", "--quiet",
 		"--directory="+m.Root, "--private-network", "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=pipe")
-	return m.watch(bootLimit, append(command, args...)...)
+	return m.watch(limit, append(command, args...)...)
 }
 
 // name is a name for the machine that no other has.
