@@ -410,7 +410,7 @@ echo "=== verified after"; verify
 		t.Errorf("PID 1 looks in\n%s; we look in\n%s", searched, tree.path)
 	}
 	count += changes(t, tree, policies, out)
-	t.Logf("systemd %d: %d units, %d settings compared", m.Version, len(names), count)
+	t.Logf("measured: systemd %d: %d units, %d settings compared", m.Version, len(names), count)
 }
 
 // run boots the machine for a script, whose output has sections that begin with
@@ -748,7 +748,7 @@ func changes(t *testing.T, tree *Tree, policies map[string]plan, out map[string]
 			}
 		}
 	}
-	t.Logf("systemd %d: %d units with a policy, of which %d cannot have one", tree.version, len(policies), blocked)
+	t.Logf("measured: systemd %d: %d units with a policy, of which %d cannot have one", tree.version, len(policies), blocked)
 	return count
 }
 

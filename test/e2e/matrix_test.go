@@ -136,7 +136,7 @@ func TestMatrix(t *testing.T) {
 			refused += r
 		}
 	}
-	t.Logf("%d credentials made, %d times opened, %d times rightly refused", len(all), opened, refused)
+	t.Logf("measured: %d credentials made, %d times opened, %d times rightly refused", len(all), opened, refused)
 }
 
 // makeAll has a machine's tools encrypt each payload in all ways that they know.

@@ -83,7 +83,7 @@ section idle; property ActiveState bootseal.service; property Result bootseal.se
 	}
 	want(t, "after a hundred restarts", out["left"], "ok")
 	want(t, "the server when it is idle", out["idle"], "inactive\nsuccess\nactive")
-	t.Logf("systemd-analyze security:\n%s", out["security"])
+	t.Logf("measured: systemd %d: systemd-analyze security bootseal.service\n%s", m.Version, out["security"])
 }
 
 // testStrangers connects to the socket as others than PID 1 would.
@@ -179,7 +179,7 @@ section failed; systemctl --failed --plain --no-legend; journalctl --boot --unit
 			if !strings.Contains(socket["setting"], "unseal.sock") {
 				t.Errorf("not over the socket:\n%s", socket["setting"])
 			}
-			t.Logf("%d units with two credentials each: in turn %s ms over the socket, %s ms native; at once %s ms over the socket", count, socket["in turn"], native["in turn"], socket["at once"])
+			t.Logf("measured: systemd %d: %d units with two credentials each: in turn %s ms over the socket, %s ms native; at once %s ms over the socket", version, count, socket["in turn"], native["in turn"], socket["at once"])
 		})
 	}
 }
