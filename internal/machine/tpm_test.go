@@ -154,7 +154,14 @@ func pseudoTerminal(t *testing.T) (master *os.File, slave string) {
 	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &unix.Termios{Cflag: unix.CS8 | unix.CREAD, Cc: [19]uint8{unix.VMIN: 1}}); err != nil {
 		t.Fatal(err)
 	}
-	return master, fmt.Sprintf("/dev/pts/%d", number)
+	slave = fmt.Sprintf("/dev/pts/%d", number)
+	// Held open: the master cannot be read while nobody has the slave open.
+	held, err := os.OpenFile(slave, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { held.Close() })
+	return master, slave
 }
 
 // A TPM that never answers.
