@@ -1,19 +1,23 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/bootseal/bootseal/internal/credential"
-	"github.com/bootseal/bootseal/policy"
 	"github.com/coreos/go-systemd/v22/daemon"
-	"github.com/spf13/pflag"
+
+	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/root"
+	"github.com/bootseal/bootseal/policy"
+	"github.com/bootseal/bootseal/units"
 )
 
 // The verbs that units run. What goes wrong in them is also said in the "Status"
@@ -30,14 +34,15 @@ const exitCredentials = "243"
 // unseal is the ExecStartPre= hook.
 func unseal(args []string) error {
 	var o opening
-	flags := pflag.NewFlagSet("unseal", pflag.ContinueOnError)
+	flags := flagSet("unseal")
 	unit := flags.String("unit", "", "the unit that gets the credentials, %n in a unit file")
+	owner := flags.String("user", "", "the user that the credentials belong to, User= of the unit")
 	flags.StringVar(&o.device, "tpm2-device", "", "the TPM to use")
 	flags.BoolVar(&o.allowNull, "allow-null", false, "accept credentials that are sealed with the null key")
-	if err := flags.Parse(args); err != nil {
+	if err := parseFlags(flags, args); err != nil {
 		return err
 	}
-	return said(func() error {
+	return inHost(func() error {
 		if err := policy.CheckUnit(*unit); err != nil {
 			return fmt.Errorf("--unit=%s: %w", *unit, err)
 		}
@@ -45,7 +50,10 @@ func unseal(args []string) error {
 		if err != nil {
 			return err
 		}
-		uid, err := userOfUnit()
+		if err := enforce("/", *unit, all); err != nil {
+			return err
+		}
+		uid, err := userOfUnit(*owner)
 		if err != nil {
 			return err
 		}
@@ -59,36 +67,38 @@ func unseal(args []string) error {
 		for i, s := range all {
 			files[i] = secretFile{s.name, opened[i].Payload}
 		}
-		return inHost(func() error { return place(*unit, uid, files) })
-	}())
+		return place(*unit, uid, files)
+	})
 }
 
 // cleanup is the ExecStopPost= hook that undoes unseal.
 func cleanup(args []string) error {
-	flags := pflag.NewFlagSet("cleanup", pflag.ContinueOnError)
+	flags := flagSet("cleanup")
 	unit := flags.String("unit", "", "the unit that got the credentials, %n in a unit file")
-	if err := flags.Parse(args); err != nil {
+	if err := parseFlags(flags, args); err != nil {
 		return err
 	}
-	if err := policy.CheckUnit(*unit); err != nil {
-		return fmt.Errorf("--unit=%s: %w", *unit, err)
-	}
-	return said(inHost(func() error { return remove(*unit) }))
+	return inHost(func() error {
+		if err := policy.CheckUnit(*unit); err != nil {
+			return fmt.Errorf("--unit=%s: %w", *unit, err)
+		}
+		return remove(*unit)
+	})
 }
 
 // explainHook is the ExecStopPost= hook of units whose credentials systemd itself
 // opens: of those that failed to start for it, systemd does not say which file
 // or PCR was the cause, so this tries again and does.
 func explainHook(args []string) error {
-	flags := pflag.NewFlagSet("explain", pflag.ContinueOnError)
+	flags := flagSet("explain")
 	flags.String("unit", "", "the unit that did not start, %n in a unit file")
-	if err := flags.Parse(args); err != nil {
+	if err := parseFlags(flags, args); err != nil {
 		return err
 	}
 	if os.Getenv("EXIT_STATUS") != exitCredentials {
 		return nil
 	}
-	return said(func() error {
+	return inHost(func() error {
 		all, err := readAll(flags.Args())
 		if err != nil {
 			return err
@@ -99,11 +109,14 @@ func explainHook(args []string) error {
 		}
 		wipe(opened)
 		return errors.New("systemd could not open the unit's credentials, though they can be opened now; look for its reason in the journal")
-	}())
+	})
 }
 
 // refuse is the ExecStartPre= of units that are blocked.
 func refuse(args []string) error {
+	if len(args) == 1 && (args[0] == "--help" || args[0] == "-h") {
+		return printHelp(os.Stdout)
+	}
 	return said(fmt.Errorf("%w: %s", errBlocked, strings.Join(args, " ")))
 }
 
@@ -143,21 +156,83 @@ func readAll(args []string) ([]*sealed, error) {
 	return all, nil
 }
 
-// userOfUnit returns the user id that owns the unit's credentials. systemd sets
-// $USER to the unit's User= even for a command with full privileges.
-func userOfUnit() (int, error) {
-	name := os.Getenv("USER")
-	if name == "" || os.Getenv("INVOCATION_ID") == "" {
+// enforce makes sure that the blobs which the unit's policy names are sealed as
+// its [seal] demands now: they may have been exchanged since the generator ran.
+// Without a policy there are no demands.
+func enforce(dir root.Dir, unit string, all []*sealed) error {
+	p, err := policy.ForUnit(dir, unit)
+	if errors.Is(err, policy.ErrNoPolicy) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		for _, c := range p.Credentials {
+			if c.Name != s.name || c.Source != s.file {
+				continue
+			}
+			// What has been checked is what gets opened.
+			if s.blob, err = units.ReadBlob(dir, p, c); err != nil {
+				return fmt.Errorf("%w: %w", errBlocked, err)
+			}
+		}
+	}
+	return nil
+}
+
+// userOfUnit returns the number of the user name, who is to own the unit's
+// credentials. Without a name it is that in $USER, which systemd sets to the
+// unit's User= even for a command with full privileges, or else root.
+func userOfUnit(name string) (int, error) {
+	if name == "" && os.Getenv("INVOCATION_ID") != "" {
+		name = os.Getenv("USER")
+	}
+	if name == "" || name == "root" {
 		return 0, nil
 	}
-	if u, err := user.Lookup(name); err == nil {
-		name = u.Uid
-	} else if uid, err := os.Readlink("/run/systemd/dynamic-uid/direct:" + filepath.Base(name)); err == nil {
-		name = uid
+	// Where root is not in /etc/passwd, os/user takes $USER for root's name.
+	if err := os.Unsetenv("USER"); err != nil {
+		return 0, err
 	}
-	uid, err := strconv.ParseUint(name, 10, 32)
+	number := name
+	if _, err := strconv.ParseUint(name, 10, 32); err == nil {
+		// It needs no entry.
+	} else if u, err := user.Lookup(name); err == nil {
+		number = u.Uid
+	} else if uid, err := os.Readlink("/run/systemd/dynamic-uid/direct:" + filepath.Base(name)); err == nil {
+		number = uid
+	} else if number, err = getent(name); err != nil {
+		return 0, fmt.Errorf("finding the unit's User=: there is no user %q in /etc/passwd, no dynamic one, and none elsewhere: %w", name, err)
+	}
+	uid, err := strconv.ParseUint(number, 10, 32)
 	if err != nil {
-		return 0, fmt.Errorf("finding the unit's User=: there is no user %q in /etc/passwd, and no dynamic one", name)
+		return 0, fmt.Errorf("finding the unit's User=: user %q has the number %q", name, number)
 	}
 	return int(uid), nil
+}
+
+// lookupTime bounds the search for a user, which may go over the network.
+const lookupTime = 10 * time.Second
+
+// getent asks the C library for a user's number, as getent(1) prints it: of users
+// in LDAP and the like only the modules in nsswitch.conf(5) know.
+func getent(name string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), lookupTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "/usr/bin/getent", "passwd", "--", name)
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}
+	cmd.WaitDelay = time.Second
+	out, err := cmd.Output()
+	if ctx.Err() != nil {
+		return "", fmt.Errorf("getent passwd gave no answer within %v", lookupTime)
+	}
+	if err != nil {
+		return "", fmt.Errorf("getent passwd: %w", err)
+	}
+	field := strings.Split(string(out), ":")
+	if len(field) < 3 {
+		return "", errors.New("getent passwd: expected an entry as in passwd(5)")
+	}
+	return field[2], nil
 }

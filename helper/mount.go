@@ -25,8 +25,10 @@ type secretFile struct {
 	data []byte
 }
 
-// inHost runs do in the mount namespace of PID 1. A command of a unit, with full
-// privileges or not, has one of its own, which ends with the command.
+// inHost runs a hook in the mount namespace of PID 1, and says there what goes
+// wrong. A command of a unit, with full privileges or not, has a namespace of its
+// own, which ends with the command and in which the unit may hide any file. Only
+// do itself is in the host's: goroutines that it starts must not open files.
 func inHost(do func() error) error {
 	result := make(chan error)
 	go func() {
@@ -36,7 +38,7 @@ func inHost(do func() error) error {
 		if err == nil {
 			err = do()
 		}
-		result <- err
+		result <- said(err)
 	}()
 	return <-result
 }
