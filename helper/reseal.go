@@ -144,6 +144,9 @@ func reseal(args []string) error {
 	if o.sealGiven || o.unitGiven {
 		return usagef("reseal: key, PCRs and name are the policy's")
 	}
+	if o.allowNull {
+		return usagef("reseal: whether the null key is accepted is the policy's, as key = \"null\"")
+	}
 	targets, err := resealTargets(o.arguments)
 	if err != nil {
 		return err
@@ -245,7 +248,9 @@ func resealTargets(names []string) ([]resealTarget, error) {
 	return chosen, nil
 }
 
-// resealOne makes the new blob of a credential from the old one.
+// resealOne makes the new blob of a credential from the old one. Everybody can
+// seal with the null key: under another policy, sealing again would vouch for a
+// secret that came from anywhere.
 func (o *options) resealOne(p *policy.Policy, c policy.Credential) (*replacement, error) {
 	r, err := newReplacement(c.Source)
 	if err != nil {
@@ -255,8 +260,11 @@ func (o *options) resealOne(p *policy.Policy, c policy.Credential) (*replacement
 	if err != nil {
 		return nil, err
 	}
+	if s.blob.Type == credential.TypeNull && p.Seal.Key != policy.KeyNull {
+		return nil, fmt.Errorf("%s: %w; the policy %s has key = %q; if the secret is yours, encrypt it with \"bootseal encrypt --unit=%s %s\"", c.Source, errNullKey, p.Path, p.Seal.Key, p.Unit, c.Name)
+	}
 	now := time.Now()
-	opened, err := opening{device: o.device, signature: o.signature, anyScope: true, allowNull: true, now: now}.open([]*sealed{s})
+	opened, err := opening{device: o.device, signature: o.signature, anyScope: true, allowNull: !o.refuseNull, refuseNull: o.refuseNull, now: now}.open([]*sealed{s})
 	if err != nil {
 		return nil, err
 	}
