@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,8 +18,14 @@ import (
 	"github.com/bootseal/bootseal/internal/secret"
 )
 
-// errNoInput says that a file named at the prompt does not exist.
-var errNoInput = errors.New("no such file")
+var (
+	// errNoInput says that a file named at the prompt does not exist.
+	errNoInput = errors.New("no such file")
+	// errNotWritable says that output is to go to a folder, a disk or a socket.
+	errNotWritable = errors.New("it is neither a file, nor a pipe or character device")
+	// errOthers says that output is to go to somebody else's pipe or device.
+	errOthers = errors.New("the pipe or device belongs neither to root nor to who runs this, but to user")
+)
 
 // decrypt is the verb of systemd-creds(1).
 func decrypt(args []string) error {
@@ -112,13 +119,8 @@ func writeOutput(path string, data []byte) error {
 		}
 		return nil
 	}
-	// Regular files are replaced, and others must not be.
-	real, err := filepath.Abs(path)
-	if err != nil {
-		return err
-	}
-	st, err := os.Stat(real)
-	if strings.HasPrefix(real, "/dev/") || strings.HasPrefix(real, "/proc/") || err == nil && !st.Mode().IsRegular() {
+	st, err := os.Stat(path)
+	if isDescriptor(path) || err == nil && !st.Mode().IsRegular() {
 		return writeThrough(path, data)
 	}
 	// It takes no time, and broken off it would leave a part behind.
@@ -126,16 +128,64 @@ func writeOutput(path string, data []byte) error {
 	return atomicfile.Write(path, data, 0o600)
 }
 
+// isDescriptor tells whether a path is one of the links to what this process has
+// open, see proc_pid_fd(5).
+func isDescriptor(path string) bool {
+	dir, err := filepath.Abs(filepath.Dir(path))
+	if err == nil {
+		dir, err = filepath.EvalSymlinks(dir)
+	}
+	if err != nil {
+		return false
+	}
+	own := fmt.Sprintf("/proc/%d/", os.Getpid())
+	return strings.HasPrefix(dir+"/", own) || dir == "/dev" && slices.Contains([]string{"stdin", "stdout", "stderr"}, filepath.Base(path))
+}
+
 // writeThrough writes to a device or a pipe, or to what /dev/stdout is, perhaps a
 // file that already holds something.
 func writeThrough(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|unix.O_NOCTTY, 0)
-	if err == nil {
-		_, err = f.Write(data)
-		err = errors.Join(err, f.Close())
-	}
-	if err != nil {
+	if err := throughTo(path, data); err != nil {
 		return fmt.Errorf("writing %s: %w", path, cause(err))
+	}
+	return nil
+}
+
+func throughTo(path string, data []byte) error {
+	var st unix.Stat_t
+	given := isDescriptor(path)
+	if !given { // opening a pipe waits for the other end
+		if err := unix.Stat(path, &st); err != nil {
+			return err
+		}
+		if err := safeToWrite(&st); err != nil {
+			return err
+		}
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|unix.O_NOCTTY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if !given { // it may have been exchanged
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+			return err
+		}
+		if err := safeToWrite(&st); err != nil {
+			return err
+		}
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
+}
+
+// safeToWrite refuses pipes and devices at whose other end somebody else may be.
+func safeToWrite(st *unix.Stat_t) error {
+	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFIFO && kind != unix.S_IFCHR {
+		return errNotWritable
+	}
+	if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("%w %d", errOthers, st.Uid)
 	}
 	return nil
 }
