@@ -50,6 +50,9 @@ func generate(dir root.Dir, normal string, log *logger) bool {
 	write(units.Siblings(files))
 	if len(files) > 0 {
 		planner, err := units.NewPlanner(dir)
+		if err == nil {
+			files = planner.Files(files)
+		}
 		for _, file := range files {
 			var plan units.Plan
 			if err != nil {

@@ -75,6 +75,9 @@ func preview(args []string) error {
 			fmt.Printf("# %s/%s.d/%s\n# %s\n%s", generated, d.Unit, d.Name, why, d.Text)
 		}
 	}
+	if err == nil {
+		files = planner.Files(files)
+	}
 	for _, file := range files {
 		var plan units.Plan
 		if err != nil {

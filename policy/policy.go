@@ -17,7 +17,8 @@ import (
 )
 
 // Dirs is where policy files are looked for. The same file name earlier in the
-// list wins; there, an empty file or a link to /dev/null masks the later ones.
+// list wins; there, a link to /dev/null, or an empty file where a later folder
+// has one of that name, masks it.
 var Dirs = []string{"/etc/bootseal", "/run/bootseal/policy", "/usr/local/lib/bootseal", "/usr/lib/bootseal"}
 
 // CredentialStore is where a blob lies whose policy does not say otherwise.
@@ -108,6 +109,7 @@ type File struct {
 	Unit   string
 	Path   string
 	Masked bool
+	empty  bool // which masks, if there is something to mask
 }
 
 // Find lists the policy files that are in force, sorted by unit. What cannot be
@@ -127,16 +129,23 @@ func Find(dir root.Dir) ([]File, []error) {
 		for _, entry := range entries {
 			path := folder + "/" + entry.Name()
 			unit, ok := strings.CutSuffix(entry.Name(), suffix)
-			if !ok || strings.HasPrefix(unit, ".") || entry.IsDir() {
+			if !ok || strings.HasPrefix(unit, ".") {
 				continue
 			}
 			if err := CheckUnit(unit); err != nil {
 				errs = append(errs, &Error{Path: path, Err: err})
 				continue
 			}
-			if _, ok := found[unit]; !ok {
-				found[unit] = File{Unit: unit, Path: path, Masked: dir.IsNull(path)}
+			file, seen := found[unit]
+			if !seen {
+				file = File{Unit: unit, Path: path}
+				null := dir.IsNull(path)
+				file.Masked = null && entry.Type()&fs.ModeSymlink != 0
+				file.empty = null && !file.Masked
+			} else if file.empty {
+				file.Masked = true
 			}
+			found[unit] = file
 		}
 	}
 	files := make([]File, 0, len(found))

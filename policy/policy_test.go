@@ -138,6 +138,7 @@ func TestFind(t *testing.T) {
 	write(t, dir, "/usr/lib/bootseal/empty.service.toml", one)
 	write(t, dir, "/etc/bootseal/empty.service.toml", "")
 	write(t, dir, "/usr/lib/bootseal/null.service.toml", one)
+	write(t, dir, "/etc/bootseal/lone.service.toml", "")
 	write(t, dir, "/etc/bootseal/.hidden.service.toml", one)
 	write(t, dir, "/etc/bootseal/app.service.toml.bak", one)
 	write(t, dir, "/etc/bootseal/a@.service.toml", one)
@@ -157,6 +158,7 @@ func TestFind(t *testing.T) {
 		"/run/bootseal/policy/both.service.toml false",
 		"/etc/bootseal/empty.service.toml true",
 		"/usr/local/lib/bootseal/local.service.toml false",
+		"/etc/bootseal/lone.service.toml false",
 		"/etc/bootseal/null.service.toml true",
 	}
 	if !slices.Equal(got, want) {

@@ -70,6 +70,28 @@ func newPlanner(dir root.Dir, version int) (*Planner, error) {
 	return &Planner{dir: dir, tree: tree, version: version}, nil
 }
 
+// Files adds to the policy files, for each template's, one for each of its
+// instances that has settings of its own and no policy of its own: the template's
+// drop-in cannot take account of them.
+func (pl *Planner) Files(files []policy.File) []policy.File {
+	has := map[string]bool{}
+	for _, f := range files {
+		has[f.Unit] = true
+	}
+	all := slices.Clone(files)
+	for _, f := range files {
+		if f.Masked || !strings.HasSuffix(f.Unit, "@"+service) {
+			continue
+		}
+		for _, instance := range pl.tree.instances(f.Unit) {
+			if !has[instance] {
+				all = append(all, policy.File{Unit: instance, Path: f.Path})
+			}
+		}
+	}
+	return all
+}
+
 // Plan works out the drop-ins for one policy file.
 func (pl *Planner) Plan(file policy.File) Plan {
 	if file.Masked {

@@ -294,3 +294,22 @@ func variants(name string) []string {
 	}
 	return append(all, variants(shorter+service)...)
 }
+
+// instances lists the instances of a template that have a file or a drop-in
+// folder of their own.
+func (t *Tree) instances(of string) []string {
+	var all []string
+	add := func(name string) {
+		if id, _ := t.id(name); id == name && template(name) == of {
+			all = append(all, name)
+		}
+	}
+	for name := range t.files {
+		add(name)
+	}
+	for folder := range t.folders {
+		add(strings.TrimSuffix(path.Base(folder), ".d"))
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
