@@ -348,15 +348,7 @@ func (o *options) autoParts(key string, mask uint64) (credential.Parts, error) {
 
 // makeHostKey returns the host key, and makes it first if there is none.
 func makeHostKey() ([]byte, error) {
-	path, err := machine.HostKeyPath()
-	if err != nil {
-		return nil, err
-	}
-	id, err := machine.ID(root.Dir("/"))
-	if err != nil {
-		return nil, err
-	}
-	key, err := machine.CreateHostKey(path, id)
+	key, path, err := ensureHostKey()
 	if err != nil {
 		return nil, err
 	}
@@ -364,4 +356,16 @@ func makeHostKey() ([]byte, error) {
 		warn("the host key %s is not on an encrypted disk; using it anyway", path)
 	}
 	return key, nil
+}
+
+func ensureHostKey() (key []byte, path string, err error) {
+	if path, err = machine.HostKeyPath(); err != nil {
+		return nil, "", err
+	}
+	id, err := machine.ID(root.Dir("/"))
+	if err != nil {
+		return nil, "", err
+	}
+	key, err = machine.CreateHostKey(path, id)
+	return key, path, err
 }

@@ -1,18 +1,20 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log"
 	"net"
 	"os"
+	"os/signal"
 	"path"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
-	"github.com/spf13/pflag"
+	sdjournal "github.com/coreos/go-systemd/v22/journal"
 	"golang.org/x/sys/unix"
 
 	"github.com/bootseal/bootseal/internal/credential"
@@ -34,8 +36,8 @@ const (
 	batch  = 10
 	// patience is how long a peer may take to read its credential.
 	patience = 10 * time.Second
-	// refusal is more than systemd takes as a credential, in bytes. It makes
-	// PID 1 fail the unit: an empty answer would be taken for an empty secret.
+	// refusal is more than systemd takes as a credential, in bytes. It makes PID
+	// 1 fail the unit also where it takes an empty answer for an empty secret.
 	refusal = 1<<20 + 1
 )
 
@@ -46,13 +48,14 @@ type request struct {
 	name   string
 	sealed *sealed
 	policy *policy.Policy
+	plain  bool // systemd cannot open an answer that is sealed
 }
 
 // serve answers the LoadCredential= connections that bootseal.socket accepts.
 // One server answers one after the other: the TPM can do only one thing at a
 // time, and requests that come together share the primary key.
 func serve(args []string) error {
-	if err := pflag.NewFlagSet("serve", pflag.ContinueOnError).Parse(args); err != nil {
+	if err := parseFlags(flagSet("serve"), args); err != nil {
 		return err
 	}
 	listeners, err := activation.Listeners()
@@ -67,9 +70,16 @@ func serve(args []string) error {
 		return usagef("serve: expected an AF_UNIX stream socket from systemd")
 	}
 	log.SetFlags(0)
+	// What has been accepted is answered before the end.
+	end := make(chan os.Signal, 1)
+	signal.Notify(end, unix.SIGTERM)
+	go func() {
+		<-end
+		listener.Close()
+	}()
 	for {
 		requests, err := receive(listener)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
+		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
 			return nil
 		}
 		if err != nil {
@@ -94,7 +104,7 @@ func receive(listener *net.UnixListener) ([]*request, error) {
 			if all = append(all, &request{conn: conn}); len(all) == batch {
 				return all, nil
 			}
-		case len(all) > 0 && errors.Is(err, os.ErrDeadlineExceeded):
+		case len(all) > 0:
 			return all, nil
 		default:
 			return all, err
@@ -183,6 +193,7 @@ func (r *request) identify() error {
 	if r.policy, err = policy.ForUnit("/", r.unit); err != nil {
 		return err
 	}
+	r.plain = takesPlain(root.Dir("/"), r.unit)
 	for _, c := range r.policy.Credentials {
 		if c.Name != r.name {
 			continue
@@ -192,6 +203,20 @@ func (r *request) identify() error {
 		return err
 	}
 	return fmt.Errorf("%s has no credential of that name", r.policy.Path)
+}
+
+// takesPlain tells whether the unit's drop-in asks for an answer that is not
+// sealed: before systemd 250 there is no other. The server may not look at PID
+// 1's executable to find out itself.
+func takesPlain(dir root.Dir, unit string) bool {
+	const most = 64 << 10
+	for _, name := range []string{unit, policy.Template(unit)} {
+		text, err := dir.ReadFile(path.Join(generated, name+".d", units.DropInName), most)
+		if err == nil {
+			return !bytes.Contains(text, []byte("\nLoadCredentialEncrypted="))
+		}
+	}
+	return false
 }
 
 // parsePeer splits the address "@RANDOM/unit/UNIT/NAME", systemd.exec(5).
@@ -246,15 +271,43 @@ func inUnit(dir root.Dir, pid int, unit string) error {
 	return fmt.Errorf("the peer, process %d, is not in the control group of %s; expected PID 1 to ask on its behalf", pid, unit)
 }
 
+// send answers with the credential, sealed with the host key: an answer that was
+// cut off does not open, whereas of a plain one PID 1 would take what came for
+// the secret.
 func (r *request) send(payload []byte) {
 	defer r.conn.Close()
+	answer := payload
+	if !r.plain {
+		text, err := sealAnswer(r.name, payload)
+		if err != nil {
+			r.refuse(err)
+			return
+		}
+		answer = text
+	}
 	err := r.conn.SetDeadline(time.Now().Add(patience))
 	if err == nil {
-		_, err = r.conn.Write(payload)
+		_, err = r.conn.Write(answer)
 	}
 	if err != nil {
-		log.Printf("<3>%s: sending credential %s: %v", r.unit, r.name, err)
+		r.say("sending", err)
 	}
+}
+
+func sealAnswer(name string, payload []byte) ([]byte, error) {
+	key, _, err := ensureHostKey()
+	if err != nil {
+		return nil, err
+	}
+	defer clear(key)
+	blob := credential.Blob{Type: credential.TypeHost}
+	data, err := blob.Seal(credential.Keys{Host: key}, &credential.Plaintext{
+		Name: name, Timestamp: uint64(time.Now().UnixMicro()), NotAfter: credential.Infinity, Payload: payload,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return credential.EncodeText(data), nil
 }
 
 // refuse makes PID 1 fail the unit.
@@ -263,9 +316,18 @@ func (r *request) refuse(cause error) {
 	if r.unit == "" {
 		log.Printf("<4>refusing a connection: %v", cause)
 	} else {
-		log.Printf("<3>%s: refusing credential %s: %v", r.unit, r.name, cause)
+		r.say("refusing", cause)
 	}
 	if err := r.conn.SetDeadline(time.Now().Add(patience)); err == nil {
 		_, _ = r.conn.Write(make([]byte, refusal))
+	}
+}
+
+// say logs what became of a request, so that systemctl status of the unit shows
+// it, too.
+func (r *request) say(doing string, cause error) {
+	text := fmt.Sprintf("%s: %s credential %s: %v", r.unit, doing, r.name, cause)
+	if sdjournal.Send(text, sdjournal.PriErr, map[string]string{"OBJECT_SYSTEMD_UNIT": r.unit, "SYSLOG_IDENTIFIER": "bootseal"}) != nil {
+		log.Print("<3>" + text)
 	}
 }

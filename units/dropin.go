@@ -16,6 +16,11 @@ var HelperPath = "/usr/bin/bootseal"
 // SocketPath is where bootseal.socket listens.
 const SocketPath = "/run/bootseal/unseal.sock"
 
+// maxPeerNames is what is left for unit and credential of the address
+// "\0" + 16 digits + "/unit/UNIT/NAME" that systemd connects from, of 108 bytes
+// at most (unix(7)).
+const maxPeerNames = 108 - 1 - 16 - len("/unit//")
+
 // DropInName is the file name of the drop-ins that put a policy into force. The
 // installed service.d/zz-bootseal.conf has the same one: it keeps units with a
 // policy from starting until a drop-in of the generator takes its place.
@@ -117,6 +122,11 @@ func render(p *policy.Policy, u *Unit, delivery policy.Delivery, version int) (s
 	case delivery != policy.Prestart:
 	case rooted:
 		return "", errors.New("the unit has a root directory of its own, in which the hook cannot run")
+	case slices.ContainsFunc(u.whole.List("Service", "TemporaryFileSystem"), func(s Setting) bool {
+		folder, _, _ := strings.Cut(s.Value, ":")
+		return folder == "/"
+	}):
+		return "", errors.New("the unit has a TemporaryFileSystem= in place of /, in which the hook cannot run")
 	case own("LoadCredential", "SetCredential"):
 		return "", fmt.Errorf("the unit has a LoadCredential= or SetCredential= of its own, which systemd %d cannot combine with the hook", version)
 	}
@@ -129,9 +139,20 @@ func render(p *policy.Policy, u *Unit, delivery policy.Delivery, version int) (s
 		if version == hidesRunCredentials && own("ExecCondition", "ExecStartPre") {
 			return "", fmt.Errorf(`the unit has an ExecCondition= or ExecStartPre= of its own, which systemd %d cannot combine with delivery = "socket"; expected "prestart" or "auto"`, version)
 		}
-		d.unit = append(d.unit, "Requires=bootseal.socket", "After=bootseal.socket")
+		// Only wanted: without the socket the credential cannot be loaded, and
+		// a running unit needs it no more.
+		d.unit = append(d.unit, "Wants=bootseal.socket", "After=bootseal.socket")
+		// The answer is sealed with the host key where systemd can open that,
+		// so that it never takes one that was cut off for the secret.
+		load := "LoadCredentialEncrypted"
+		if version < opensCredentials {
+			load = "LoadCredential"
+		}
 		for _, c := range p.Credentials {
-			d.set("LoadCredential", c.Name+":"+SocketPath)
+			if len(u.Name)+len(c.Name) > maxPeerNames {
+				return "", fmt.Errorf("the names of the unit and of credential %s have more than %d characters together, which is too much for delivery over the socket", c.Name, maxPeerNames)
+			}
+			d.set(load, c.Name+":"+SocketPath)
 		}
 	case policy.Prestart:
 		d.prestart(u, folder, hook, p.Seal.Key == policy.KeyNull)
@@ -160,8 +181,11 @@ func render(p *policy.Policy, u *Unit, delivery policy.Delivery, version int) (s
 // credentials available, too; its own namespace lacks the ramfs, hence the "-".
 func (d *dropIn) prestart(u *Unit, folder string, hook []string, allowNull bool) {
 	unseal := " unseal --unit=%n "
+	if user := u.whole.Last("Service", "User"); user != "" {
+		unseal += "--user=" + quote(user) + " "
+	}
 	if allowNull {
-		unseal = " unseal --allow-null --unit=%n "
+		unseal += "--allow-null "
 	}
 	d.set("TemporaryFileSystem", path.Dir(folder)+":ro,mode=0755")
 	d.set("BindReadOnlyPaths", "-/run/bootseal/%n:"+folder)
@@ -260,6 +284,14 @@ func renderBlocked(source string, u *Unit, p *policy.Policy, reason string) stri
 	}
 	if u != nil && len(u.List("Service", "ExecCondition")) > 0 {
 		d.set("ExecCondition", "")
+	}
+	if u != nil {
+		// In a root directory of its own there is no helper to say why.
+		for _, name := range []string{"RootDirectory", "RootImage", "TemporaryFileSystem", "InaccessiblePaths"} {
+			if u.Last("Service", name) != "" {
+				d.set(name, "")
+			}
+		}
 	}
 	d.set("ExecStartPre", "")
 	d.set("ExecStartPre", "+"+HelperPath+" refuse "+escapeWord(oneLine(reason)))

@@ -138,6 +138,8 @@ func TestManyUnits(t *testing.T) {
 			}
 			write(t, m, "/etc/systemd/system/many@.service", "[Service]\nType=oneshot\nRemainAfterExit=yes\nDynamicUser=yes\nExecStartPre=/bin/true\n"+
 				"ExecStart=/bin/sh -c '[ \"$(cat \"$CREDENTIALS_DIRECTORY\"/one) $(cat \"$CREDENTIALS_DIRECTORY\"/two)\" = \"secret one secret two\" ]'\n", 0o644)
+			write(t, m, "/etc/systemd/system/killed@.service", "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'cat \"$CREDENTIALS_DIRECTORY\"/one; echo'\nStandardOutput=append:/bootseal-test/out/killed\nStandardError=null\n", 0o644)
+			write(t, m, "/etc/bootseal/killed@.service.toml", "[[credential]]\nname = \"one\"\n", 0o644)
 			write(t, m, "/etc/bootseal/many@.service.toml", "[[credential]]\nname = \"one\"\n[[credential]]\nname = \"two\"\n", 0o644)
 			// Also for a unit that starts before all others.
 			write(t, m, "/etc/systemd/system/early.service", "[Unit]\nDefaultDependencies=no\nBefore=sysinit.target\n[Install]\nWantedBy=sysinit.target\n"+
@@ -168,7 +170,18 @@ begin=$(stamp)
 systemctl start $units
 section at once; echo $(($(stamp) - begin))
 section started; systemctl list-units --plain --no-legend --state=active 'many@*' | wc -l
-section failed; systemctl --failed --plain --no-legend; journalctl --boot --unit=bootseal.service --priority=warning --output=cat
+section failed; systemctl --failed --plain --no-legend
+section killed
+for i in $(seq 20); do
+	systemctl reset-failed bootseal.service bootseal.socket 2>/dev/null
+	systemctl start killed@$i 2>/dev/null &
+	sleep 0.0$((i % 7))
+	systemctl kill --signal=KILL bootseal.service 2>/dev/null
+	wait
+done
+systemctl reset-failed
+sort -u /bootseal-test/out/killed
+true
 `)
 			want(t, "native, started in turn", native["started in turn"], fmt.Sprint(count))
 			want(t, "unit in early boot, native", native["early"], "active")
@@ -176,6 +189,10 @@ section failed; systemctl --failed --plain --no-legend; journalctl --boot --unit
 			want(t, "started in turn", socket["started in turn"], fmt.Sprint(count))
 			want(t, "started", socket["started"], fmt.Sprint(count))
 			want(t, "failed", socket["failed"], "")
+			// Some get it, some do not start, none starts with another.
+			if got := socket["killed"]; got != "secret one" && got != "" {
+				t.Errorf("units got %q from a server that was killed", got)
+			}
 			if !strings.Contains(socket["setting"], "unseal.sock") {
 				t.Errorf("not over the socket:\n%s", socket["setting"])
 			}
