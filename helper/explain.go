@@ -43,6 +43,7 @@ type startup struct {
 	reload                    bool   // files are newer than what systemd has read
 	fragment                  string
 	dropIns                   []string
+	broken                    []string // units that it needs, and that have failed
 	conditions, asserts       []unitCheck
 	conditionResult, assertOK bool
 	log                       []record // oldest first
@@ -184,6 +185,12 @@ func (s *startup) explain(open func() error) explanation {
 		}
 	}
 	if s.active == "inactive" && s.result == "success" {
+		if s.invocation == "" && s.lacksDependency() {
+			if len(s.broken) == 0 {
+				return explanation{"a unit that it needs did not start", "systemctl list-dependencies " + s.unit}
+			}
+			return explanation{s.broken[0] + ", which it needs, failed", "systemctl status " + s.broken[0]}
+		}
 		if s.invocation == "" {
 			return explanation{"the unit has not been started since the machine was", "systemctl start " + s.unit}
 		}
@@ -233,6 +240,12 @@ func (s *startup) byStatus(open func() error) explanation {
 		return explanation{"the kernel ran out of memory and killed it", "journalctl -k"}
 	}
 	return explanation{}
+}
+
+// lacksDependency tells whether systemd gave up a start for the sake of another
+// unit. It runs nothing then, and the unit itself has not failed.
+func (s *startup) lacksDependency() bool {
+	return slices.Contains(s.log, record{"systemd", fmt.Sprintf("%[1]s: Job %[1]s/start failed with result 'dependency'.", s.unit)})
 }
 
 // atStep is what systemd wrote before "Failed at step …", which it ends with
@@ -312,7 +325,25 @@ func readStartup(name string) (*startup, error) {
 		s.invocation = hex.EncodeToString(id)
 	}
 	s.log = journal(ctx, s)
+	if s.lacksDependency() {
+		s.broken = broken(ctx, conn, unit)
+	}
 	return s, nil
+}
+
+// broken returns the units that have failed, of those that a unit with these
+// properties needs. Where systemd does not tell there are none.
+func broken(ctx context.Context, conn *dbus.Conn, unit map[string]any) (all []string) {
+	for _, kind := range []string{"Requires", "Requisite", "BindsTo"} {
+		names, _ := unit[kind].([]string)
+		for _, name := range names {
+			p, err := conn.GetUnitPropertyContext(ctx, name, "ActiveState")
+			if err == nil && p.Value.Value() == "failed" {
+				all = append(all, name)
+			}
+		}
+	}
+	return all
 }
 
 func text(value any) string {
