@@ -8,7 +8,7 @@ import "strings"
 const Script = `section() { echo; echo "=== $*"; }
 property() { systemctl show --property="$1" --value "${2:-step-ca.service}"; }
 down() {
-	for _ in $(seq 400); do
+	for _ in $(seq 900); do
 		case $(property ActiveState) in failed|inactive) return;; esac
 		sleep 0.1
 	done
