@@ -823,7 +823,11 @@ func (p plan) expect(properties map[string][]string, name string, version int) {
 	}
 	if version < opensCredentials {
 		folder := "/run/bootseal/" + name
-		command("ExecStartPre", "unseal --unit="+name+" "+placed+":"+source, "privileged")
+		user := ""
+		if u.Last("Service", "User") != "" { // PID 1 also shows the name that DynamicUser= makes up
+			user = "--user=" + strings.Join(properties["User"], "") + " "
+		}
+		command("ExecStartPre", "unseal --unit="+name+" "+user+placed+":"+source, "privileged")
 		command("ExecStopPost", "cleanup --unit="+name, "privileged")
 		add("TemporaryFileSystem", "/run/bootseal:ro,mode=0755")
 		add("BindReadOnlyPaths", "-"+folder+":"+folder+":rbind")
