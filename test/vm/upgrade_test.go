@@ -23,7 +23,7 @@ dpkg -i /root/bootseal.deb >/dev/null || exit
 		delivery string
 	}{
 		{252, "LoadCredentialEncrypted=step-ca:/etc/credstore.encrypted/step-ca"},
-		{247, "ExecStartPre=+/usr/bin/bootseal unseal --unit=%n step-ca:/etc/credstore.encrypted/step-ca"},
+		{247, "ExecStartPre=+/usr/bin/bootseal unseal --unit=%n --user=step step-ca:/etc/credstore.encrypted/step-ca"},
 	} {
 		vm = replace(t, vm, step.version, source)
 		out := boot(t, vm, report+blob)
