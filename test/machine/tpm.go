@@ -98,8 +98,9 @@ func (t *TPM) on() error {
 // await waits for a socket of swtpm, or else switches it off.
 func (t *TPM) await(socket string) error {
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if _, err := os.Stat(socket); err == nil {
-			return nil
+		// There is a socket before anybody listens at it.
+		if conn, err := net.Dial("unix", socket); err == nil {
+			return conn.Close()
 		}
 		if time.Now().After(deadline) {
 			t.off()
