@@ -17,6 +17,7 @@ func TestUsers(t *testing.T) {
 		"dynamic":   "DynamicUser=yes\nStateDirectory=dynamic\n",
 		"own":       "User=nobody\nRuntimeDirectory=own\nExecStartPre=/bin/sh -c 'test -r \"$CREDENTIALS_DIRECTORY\"/one && test \"$RUNTIME_DIRECTORY\" = /run/own'\n",
 		"instance@": "User=nobody\n",
+		"hides":     "User=nobody\nTemporaryFileSystem=/etc:ro /var:ro\n",
 	}
 	for _, version := range machine.Versions {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
