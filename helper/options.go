@@ -98,7 +98,25 @@ func (o *options) flags() *pflag.FlagSet {
 		f.IntVar(&o.compat, "compat", 0, "")
 		f.StringVar(&o.unit, "unit", "", "")
 	}
+	f.VisitAll(func(flag *pflag.Flag) {
+		if flag.NoOptDefVal != "" {
+			flag.Value, flag.NoOptDefVal = onlyGiven{flag.Value}, noArgument
+		}
+	})
 	return f
+}
+
+// onlyGiven is an option that takes no argument. With one, pflag would let
+// --user=NAME be --user, and --allow-null=no be --allow-null.
+type onlyGiven struct{ pflag.Value }
+
+const noArgument = "\x00" // can be no part of the command line
+
+func (v onlyGiven) Set(argument string) error {
+	if argument != noArgument {
+		return errors.New("it takes no argument")
+	}
+	return v.Value.Set("true")
 }
 
 // The words that --transcode= and --json= take; the first does nothing.
@@ -182,14 +200,19 @@ func parse(verb string, args []string, least, most int) (*options, error) {
 	for _, name := range []string{"name", "with-key", "H", "T", "tpm2-pcrs", "tpm2-public-key", "tpm2-public-key-pcrs", "user", "uid", "pretty"} {
 		o.sealGiven = o.sealGiven || f.Changed(name)
 	}
-	for _, o := range []struct {
+	for _, option := range []struct {
 		value string
 		words []string
-	}{{o.key, keyWords()}, {o.transcode, transcodings}, {o.json, jsonForms}} {
-		if o.value == "help" {
-			fmt.Println(strings.Join(o.words, "\n"))
-			return nil, errHelp
+	}{
+		{o.key, keyWords()},
+		{o.transcode, transcodings},
+		{o.json, jsonForms},
+	} {
+		if option.value != "help" {
+			continue
 		}
+		fmt.Println(strings.Join(option.words, "\n"))
+		return nil, errHelp
 	}
 	if o.device == "list" {
 		if err := listTPMs(); err != nil {
@@ -214,6 +237,9 @@ func parse(verb string, args []string, least, most int) (*options, error) {
 	}
 	if f.Changed("compat") && (o.compat < oldestSystemd || o.compat > 9999) {
 		return nil, usagef("--compat=%d: expected a version of systemd, %d or newer: older ones know no encrypted credentials", o.compat, oldestSystemd)
+	}
+	if f.Changed("not-after") && o.notAfter == "" {
+		return nil, usagef("--not-after=: %w; leave the option out for a credential that does not expire", errTimestamp)
 	}
 	if o.name != "" && !credential.ValidName(o.name) {
 		return nil, usagef("--name=%q: expected 1 to 255 printable ASCII characters without \":\" and \"/\"", o.name)
