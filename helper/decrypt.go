@@ -63,6 +63,9 @@ func decrypt(args []string) error {
 // opening returns how the options want credentials to be opened.
 func (o *options) opening() (opening, error) {
 	at, _, err := o.times(time.Now())
+	if !validates("NOT_AFTER") {
+		at = 0
+	}
 	return opening{
 		device: o.device, signature: o.signature,
 		allowNull: o.allowNull, refuseNull: o.refuseNull,
@@ -71,8 +74,18 @@ func (o *options) opening() (opening, error) {
 	}, err
 }
 
+// validates tells whether a part of a credential is to be checked, which the
+// environment of systemd-creds can say.
+func validates(part string) bool {
+	yes, set := boolean(os.Getenv("SYSTEMD_CREDENTIAL_VALIDATE_" + part))
+	return yes || !set || !asSystemdCreds()
+}
+
 // decrypt opens the text of a credential file and writes the secret.
 func (o *options) decrypt(how opening, text []byte, file, name, output string) error {
+	if !validates("NAME") {
+		name = ""
+	}
 	s, err := parseSealed(text, file, name)
 	if err != nil {
 		return err

@@ -201,15 +201,18 @@ func parse(verb string, args []string, least, most int) (*options, error) {
 		o.sealGiven = o.sealGiven || f.Changed(name)
 	}
 	for _, option := range []struct {
-		value string
-		words []string
+		value, heading string
+		words          []string
 	}{
-		{o.key, keyWords()},
-		{o.transcode, transcodings},
-		{o.json, jsonForms},
+		{o.key, "Supported key types:", keyWords()},
+		{o.transcode, "Supported transcode types:", transcodings},
+		{o.json, "", jsonForms},
 	} {
 		if option.value != "help" {
 			continue
+		}
+		if option.heading != "" && asSystemdCreds() && !o.noLegend {
+			fmt.Println(option.heading)
 		}
 		fmt.Println(strings.Join(option.words, "\n"))
 		return nil, errHelp
