@@ -193,8 +193,8 @@ func shortSize(n int64) string {
 }
 
 // cat is the verb of systemd-creds(1): it prints credentials, and opens those
-// that were passed encrypted. Those that are missing do not keep it from printing
-// the others.
+// that were passed encrypted. Those that are missing, or not even Base64 text, do
+// not keep it from printing the others.
 func cat(args []string) error {
 	o, err := parse("cat", args, 1, maxArguments)
 	if err != nil {
@@ -206,19 +206,17 @@ func cat(args []string) error {
 	}
 	var failed error
 	for _, name := range o.arguments {
-		if !credential.ValidName(name) {
-			return usagef("%q is not a credential's name", name)
-		}
 		err := o.catOne(where, name)
-		if err != nil && !errors.Is(err, errNoBlob) {
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, errUsage) && !errors.Is(err, errNoBlob) && !errors.Is(err, credential.ErrNotBase64) {
 			return err
 		}
-		if err != nil && failed != nil {
+		if failed != nil {
 			fmt.Fprintf(os.Stderr, "%s: %v\n", program(), failed)
 		}
-		if err != nil {
-			failed = err
-		}
+		failed = err
 	}
 	return failed
 }
@@ -227,6 +225,9 @@ func cat(args []string) error {
 const maxArguments = 1 << 20
 
 func (o *options) catOne(where folders, name string) error {
+	if !credential.ValidName(name) {
+		return usagef("%q is not a credential's name", name)
+	}
 	for _, folder := range []string{where.plain, where.encrypted} {
 		if folder == "" {
 			continue

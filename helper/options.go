@@ -247,6 +247,14 @@ func parse(verb string, args []string, least, most int) (*options, error) {
 	if o.name != "" && !credential.ValidName(o.name) {
 		return nil, usagef("--name=%q: expected 1 to 255 printable ASCII characters without \":\" and \"/\"", o.name)
 	}
+	if _, _, err := o.times(time.Now()); err != nil {
+		return nil, err
+	}
+	for option, list := range map[string]string{"tpm2-pcrs": o.pcrs, "tpm2-public-key-pcrs": o.publicKeyPCRs} {
+		if _, err := parsePCRs(option, list); err != nil {
+			return nil, err
+		}
+	}
 	if o.user != "" {
 		var err error
 		if o.scope, err = scopeOf(o.user); err != nil {
