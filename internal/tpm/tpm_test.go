@@ -742,3 +742,133 @@ func TestGone(t *testing.T) {
 		tpm.free()
 	}
 }
+
+// TestForgedReplies: replies that are well-formed, but are not those of an
+// honest TPM to what it was asked.
+func TestForgedReplies(t *testing.T) {
+	key, public := newSigner(t)
+	tpm := startTPM(t, "a", "p1")
+	signed := bound(credential.TypeTPM2PublicKey, 0)
+	signed.PublicKey = public
+	seal(t, tpm, signed)
+	sigs := sign(t, tpm, key, public.PCRMask)
+	unsealing := func() error {
+		_, err := UnsealAll(Retry(tpm), []*credential.Blob{signed}, sigs)
+		return err
+	}
+	sealing := func() error { return Seal(Retry(tpm), bound(credential.TypeTPM2Pinned, 0), secret) }
+	otherName := func(reply []byte) []byte {
+		at := bytes.Index(reply, []byte{0, 34, 0, credential.AlgSHA256}) // TPM2B_NAME
+		reply[at+4] ^= 1
+		return reply
+	}
+	for name, c := range map[string]struct {
+		run     func() error
+		command tpm2.TPMCC
+		forge   func(reply []byte) []byte
+	}{
+		"name of the primary key":      {unsealing, tpm2.TPMCCCreatePrimary, otherName},
+		"name of the sealed object":    {unsealing, tpm2.TPMCCLoad, otherName},
+		"name of the public key":       {unsealing, tpm2.TPMCCLoadExternal, otherName},
+		"name of the storage root key": {sealing, tpm2.TPMCCReadPublic, otherName},
+		"short nonce": {unsealing, tpm2.TPMCCStartAuthSession, func(reply []byte) []byte {
+			const nonce = headerSize + 4
+			reply = reply[:nonce+2+16]
+			binary.BigEndian.PutUint16(reply[nonce:], 16)
+			return reply
+		}},
+		// Whoever frees it frees somebody else's key.
+		"persistent handle": {unsealing, tpm2.TPMCCLoad, func(reply []byte) []byte {
+			binary.BigEndian.PutUint32(reply[headerSize:], credential.SRKHandle)
+			return reply
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer func() { tpm.before, tpm.after = nil, nil }()
+			tpm.before = func(command []byte) ([]byte, error) {
+				if commandOf(command) == tpm2.TPMCCFlushContext && binary.BigEndian.Uint32(command[headerSize:]) == credential.SRKHandle {
+					t.Error("the storage root key was to be freed")
+				}
+				return nil, nil
+			}
+			forged := false
+			tpm.after = func(command, reply []byte) []byte {
+				if forged || commandOf(command) != c.command || binary.BigEndian.Uint32(reply[6:]) != 0 {
+					return reply
+				}
+				forged = true
+				reply = c.forge(reply)
+				binary.BigEndian.PutUint32(reply[2:], uint32(len(reply)))
+				return reply
+			}
+			if err := c.run(); class(err) != "bad-reply" || !forged {
+				t.Error(err)
+			}
+			tpm.free() // what has another handle than it was said to have
+		})
+	}
+}
+
+// TestOtherSRK: what a credential is pinned to must be a storage key, and nothing
+// but it.
+func TestOtherSRK(t *testing.T) {
+	tpm := startTPM(t, "a", "p1")
+	b := seal(t, tpm, bound(credential.TypeTPM2Pinned, 0))
+	public := b.SRK.Public
+	unrestricted := bytes.Clone(public)
+	unrestricted[5] &^= 1 // attribute "restricted"
+	signing := bytes.Clone(public)
+	signing[5] |= 4 // attribute "sign"
+	for name, other := range map[string][]byte{
+		"unrestricted": unrestricted, "signing": signing, "trailing byte": append(bytes.Clone(public), 0), "cut": public[:len(public)-1],
+	} {
+		b.SRK = &credential.SRK{Public: other}
+		tpm.sent = nil
+		if _, err := UnsealAll(Retry(tpm), []*credential.Blob{b}, nil); class(err) != "bad-srk" || len(tpm.sent) > 0 {
+			t.Errorf("%s: %v after %x", name, err, tpm.sent)
+		}
+	}
+	b.SRK = &credential.SRK{Public: public}
+	unseal(t, tpm, b, nil)
+}
+
+func TestSecretSize(t *testing.T) {
+	tpm := startTPM(t, "a", "p1")
+	for _, n := range []int{0, SecretSize - 1, SecretSize + 1} {
+		if err := Seal(Retry(tpm), bound(credential.TypeTPM2, 0), make([]byte, n)); err == nil {
+			t.Errorf("sealed %d bytes", n)
+		}
+	}
+	b := seal(t, tpm, bound(credential.TypeTPM2, 0))
+	c := &conn{t: Retry(tpm)}
+	parent, err := c.createPrimary(legacyTemplates, credential.AlgECC)
+	must(t, err)
+	b.TPM2.Blob, err = c.create(parent, b.TPM2.PolicyHash, secret[1:])
+	must(t, c.close(err))
+	if secrets, err := UnsealAll(Retry(tpm), []*credential.Blob{b}, nil); class(err) != "bad-reply" || secrets != nil {
+		t.Errorf("unsealed %x, %v", secrets, err)
+	}
+}
+
+// TestParseObject: only what seals a secret under a SHA-256 policy is loaded.
+func TestParseObject(t *testing.T) {
+	object := func(public []byte) []byte {
+		blob := append([]byte{0, 1, 0xAA}, 0, byte(len(public)))
+		return append(blob, public...)
+	}
+	digest := make([]byte, sha256.Size)
+	good := sealedPublic(digest, digest)
+	if _, err := parseObject(object(good)); err != nil {
+		t.Error(err)
+	}
+	key, nameAlg, policySize := bytes.Clone(good), bytes.Clone(good), bytes.Clone(good)
+	key[1], nameAlg[3], policySize[9] = credential.AlgECC, credential.AlgSHA1, sha256.Size-1
+	for name, public := range map[string][]byte{
+		"another type": key, "another nameAlg": nameAlg, "another policy size": policySize,
+		"no policy": sealedPublic(nil, digest), "SHA-1 policy": sealedPublic(digest[:20], digest), "short": good[:9], "empty": nil,
+	} {
+		if _, err := parseObject(object(public)); class(err) != "bad-tpm-blob" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
