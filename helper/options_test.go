@@ -53,6 +53,7 @@ func TestParseTimestamp(t *testing.T) {
 		"2026-01-31", "2026-1-2", "2026-07-31 12:30", "2026-01-31 12:30:59", "2026-01-31 12:30:00.25",
 		"2026-01-31 UTC", "2026-07-31 12:30 UTC", "1970-01-02", "2024-02-29", "2026-03-29 03:30",
 		"today", "tomorrow", "yesterday", "00:00", "12:30", "23:59:59",
+		"Thu 2030-01-03 12:00:00 UTC", "thursday 2030-01-03", "THU 2030-01-03  12:00", "2030-07-03 12:00 CEST", "30-01-03 12:30", "70-01-03",
 	} {
 		// Not if midnight is between the two.
 		now := time.Now()
@@ -77,11 +78,21 @@ func TestParseTimestamp(t *testing.T) {
 			t.Errorf("%q: %d to %d, %v, %v; systemd-analyze says %d, %v", text, before.UnixMicro(), after.UnixMicro(), err, err2, want, ok)
 		}
 	}
+	// Those that systemd takes only in later versions, or with tzdata: from 262.
+	for text, want := range map[string]int64{
+		"2030-01-03 12:00:00 Europe/Berlin": 1893668400, "THU 2030-01-03 12:00 Asia/Kolkata": 1893652200, "2030-07-03 12:00 CET": 1909306800,
+		"2030-01-03T12:00Z": 1893672000, "2030-01-03 12:00:00.5Z": 1893672000, "2030-01-03T12:00:00+02:00": 1893664800,
+		"2030-01-03 12:00 +02": 1893664800, "2030-01-03+02:00": 1893621600,
+	} {
+		if got, err := parseTimestamp(text, time.Now()); err != nil || got.Unix() != want {
+			t.Errorf("%q: %d, %v; want %d", text, got.Unix(), err, want)
+		}
+	}
 	// What systemd refuses, so do we.
 	for _, text := range []string{
 		"", " ", "@", "@x", "@-1", "@1e3", "+", "-", "ago", " ago", "2 weeks", "+2 fortnights", "+d", "+1d-1h", "--1h", "+1..5h",
 		"2026", "2026-13-01", "2026-01-31 24:00", "2026-01-31T", "noon", "now UTC now", "99999999999999999999", "@99999999999999999999", "+99999999999999999999y",
-		"1969-12-30",
+		"1969-12-30", "69-01-03", "Fri 2030-01-03", "Thu, 2030-01-03", "2030-01-03 12:00:00 Local", "2030-01-03 12:00 Nowhere/Land", "2030-01-03 12:00-0330", "Thu",
 	} {
 		if got, err := parseTimestamp(text, time.Now()); err == nil {
 			t.Errorf("%q: %v, want an error", text, got)

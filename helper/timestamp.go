@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"strconv"
 	"strings"
@@ -28,12 +29,8 @@ var timeUnits = map[string]time.Duration{
 	"y": year, "year": year, "years": year,
 }
 
-// layouts are the absolute forms; what is missing is zero, a missing day today.
-var layouts = []string{"2006-1-2 15:4:5", "2006-1-2 15:4", "2006-1-2T15:4:5", "2006-1-2T15:4", "2006-1-2"}
-
 // parseTimestamp reads a time as systemd.time(7) has it, in local time unless it
-// ends in UTC or Z. It knows the forms a person would type, not weekdays and
-// other time zones.
+// ends in a time zone.
 func parseTimestamp(text string, now time.Time) (time.Time, error) {
 	t, err := parseTime(text, now)
 	if err != nil {
@@ -66,30 +63,71 @@ func parseTime(text string, now time.Time) (time.Time, error) {
 	if span, ok := strings.CutSuffix(text, " left"); ok {
 		return move(now, span, 1)
 	}
-	zone := time.Local
-	for _, suffix := range []string{" UTC", "Z"} {
-		if rest, ok := strings.CutSuffix(text, suffix); ok {
-			text, zone = rest, time.UTC
-			break
+	text, weekday := cutWeekday(text)
+	text, zone := cutZone(text, now)
+	t, err := parseDay(text, now.In(zone))
+	if err == nil && weekday != "" && weekday != t.Weekday().String() {
+		return now, fmt.Errorf("that day is a %v", t.Weekday())
+	}
+	return t, err
+}
+
+// cutWeekday takes the day of the week off the beginning, long or short.
+func cutWeekday(text string) (rest, weekday string) {
+	word, rest, _ := strings.Cut(text, " ")
+	for day := time.Sunday; day <= time.Saturday; day++ {
+		if name := day.String(); strings.EqualFold(word, name) || strings.EqualFold(word, name[:3]) {
+			return strings.TrimLeft(rest, " "), name
 		}
 	}
-	y, m, d := now.In(zone).Date()
+	return text, ""
+}
+
+// cutZone takes the time zone off the end: Z, UTC, one that local time has over
+// the year, such as CET and CEST, or a name such as Europe/Berlin.
+func cutZone(text string, now time.Time) (rest string, zone *time.Location) {
+	if rest, ok := strings.CutSuffix(text, "Z"); ok {
+		return rest, time.UTC
+	}
+	at := strings.LastIndexByte(text, ' ')
+	if at < 0 || at == len(text)-1 || text[at+1] < 'A' || text[at+1] > 'Z' {
+		return text, time.Local
+	}
+	rest, word := text[:at], text[at+1:]
+	for _, month := range []time.Month{time.January, time.July} {
+		if name, offset := time.Date(now.Year(), month, 1, 0, 0, 0, 0, time.Local).Zone(); name == word {
+			return rest, time.FixedZone(name, offset)
+		}
+	}
+	if zone, err := time.LoadLocation(word); err == nil && word != "Local" {
+		return rest, zone
+	}
+	return text, time.Local
+}
+
+// parseDay reads words for days and absolute times in the zone of now.
+func parseDay(text string, now time.Time) (time.Time, error) {
+	y, m, d := now.Date()
 	switch text {
 	case "now":
 		return now, nil
 	case "yesterday":
-		return time.Date(y, m, d-1, 0, 0, 0, 0, zone), nil
+		return time.Date(y, m, d-1, 0, 0, 0, 0, now.Location()), nil
 	case "today":
-		return time.Date(y, m, d, 0, 0, 0, 0, zone), nil
+		return time.Date(y, m, d, 0, 0, 0, 0, now.Location()), nil
 	case "tomorrow":
-		return time.Date(y, m, d+1, 0, 0, 0, 0, zone), nil
+		return time.Date(y, m, d+1, 0, 0, 0, 0, now.Location()), nil
 	}
 	if len(text) > 2 && strings.Contains(text[:3], ":") {
-		text = now.In(zone).Format("2006-01-02 ") + text
+		text = now.Format("2006-01-02 ") + text
 	}
-	for _, layout := range layouts {
-		if t, err := time.ParseInLocation(layout, text, zone); err == nil {
-			return t, nil
+	for _, date := range []string{"2006-1-2", "06-1-2"} {
+		for _, clock := range []string{"", " 15:4:5", " 15:4", "T15:4:5", "T15:4"} {
+			for _, offset := range []string{"", "-07:00", " -07:00", " -07"} {
+				if t, err := time.ParseInLocation(date+clock+offset, text, now.Location()); err == nil {
+					return t, nil
+				}
+			}
 		}
 	}
 	return now, errTimestamp
