@@ -1,7 +1,11 @@
 package tpm
 
 import (
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
+	"math/big"
 	"strings"
 	"testing"
 )
@@ -43,6 +47,25 @@ func TestSignatures(t *testing.T) {
 		}
 		if err != nil || len(s.banks["sha256"]) != c.entries {
 			t.Errorf("%.80s: %+v, %v", c.file, s, err)
+		}
+	}
+}
+
+func TestPublicKeys(t *testing.T) {
+	for _, c := range []struct {
+		bits     uint
+		exponent int
+		ok       bool
+	}{
+		{2048, 65537, true}, {1024, 3, true}, {16384, 65537, true},
+		{512, 65537, false}, {1016, 65537, false}, {2047, 65537, false}, {16392, 65537, false}, {2048, 1, false},
+	} {
+		n := new(big.Int).Lsh(big.NewInt(1), c.bits-1)
+		der, err := x509.MarshalPKIXPublicKey(&rsa.PublicKey{N: n.SetBit(n, 0, 1), E: c.exponent})
+		must(t, err)
+		s, err := parsePublicKey(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+		if c.ok && (err != nil || s.key.N.Cmp(n) != 0) || !c.ok && !errors.Is(err, ErrPublicKey) {
+			t.Errorf("%d bits, exponent %d: %v", c.bits, c.exponent, err)
 		}
 	}
 }

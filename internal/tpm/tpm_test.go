@@ -872,3 +872,30 @@ func TestParseObject(t *testing.T) {
 		}
 	}
 }
+
+// TestNonces: no nonce is used twice, or an old reply could be replayed.
+func TestNonces(t *testing.T) {
+	tpm := startTPM(t, "a", "p1")
+	b := seal(t, tpm, bound(credential.TypeTPM2, 0))
+	var nonces []string
+	tpm.before = func(command []byte) ([]byte, error) {
+		nonce := []byte(nil) // a TPM2B_NONCE and what follows it
+		switch commandOf(command) {
+		case tpm2.TPMCCStartAuthSession:
+			nonce = command[headerSize+8:] // two handles
+		case tpm2.TPMCCUnseal, tpm2.TPMCCCreate:
+			nonce = command[headerSize+12:] // handle, size of the authorization area, session
+		default:
+			return nil, nil
+		}
+		nonces = append(nonces, string(nonce[2:2+binary.BigEndian.Uint16(nonce)]))
+		return nil, nil
+	}
+	_, err := UnsealAll(Retry(tpm), []*credential.Blob{b, b, b}, nil)
+	must(t, err)
+	must(t, Seal(Retry(tpm), bound(credential.TypeTPM2, 0), secret))
+	slices.Sort(nonces)
+	if n := len(nonces); n != 6 || len(slices.Compact(nonces)) != n || len(nonces[0]) != sha256.Size {
+		t.Errorf("nonces %x", nonces)
+	}
+}
