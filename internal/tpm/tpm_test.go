@@ -340,6 +340,18 @@ func TestAbsentBank(t *testing.T) {
 	if err := Seal(Retry(tpm), b, secret); !errors.Is(err, ErrBank) {
 		t.Errorf("sealing: %v", err)
 	}
+	// Nor one in which a PCR is missing that is not asked for.
+	tpm.after = func(_, reply []byte) []byte {
+		if at := bytes.Index(reply, []byte{0, credential.AlgSHA256, 3, 0xff, 0xff, 0xff}); at >= 0 {
+			reply[at+5] = 0x7f
+		}
+		return reply
+	}
+	b = bound(credential.TypeTPM2, 1<<7)
+	must(t, Seal(Retry(tpm), b, secret))
+	if b.TPM2.PCRBank != credential.AlgSHA384 {
+		t.Errorf("sealed to bank 0x%04x", b.TPM2.PCRBank)
+	}
 }
 
 func TestCauses(t *testing.T) {
