@@ -767,7 +767,10 @@ func TestForgedReplies(t *testing.T) {
 		_, err := UnsealAll(Retry(tpm), []*credential.Blob{signed}, sigs)
 		return err
 	}
-	sealing := func() error { return Seal(Retry(tpm), bound(credential.TypeTPM2Pinned, 0), secret) }
+	sealing := func() error { return Seal(Retry(tpm), bound(credential.TypeTPM2Pinned, 1<<7), secret) }
+	// TPM2_PCR_Read: counter, selections (number, bank, size, three bytes), number of values.
+	const selected = headerSize + 4 + 4 + 3
+	const value = selected + 3 + 4
 	otherName := func(reply []byte) []byte {
 		at := bytes.Index(reply, []byte{0, 34, 0, credential.AlgSHA256}) // TPM2B_NAME
 		reply[at+4] ^= 1
@@ -786,6 +789,15 @@ func TestForgedReplies(t *testing.T) {
 			const nonce = headerSize + 4
 			reply = reply[:nonce+2+16]
 			binary.BigEndian.PutUint16(reply[nonce:], 16)
+			return reply
+		}},
+		"another PCR": {sealing, tpm2.TPMCCPCRRead, func(reply []byte) []byte {
+			reply[selected] = 1 << 6
+			return reply
+		}},
+		"short PCR value": {sealing, tpm2.TPMCCPCRRead, func(reply []byte) []byte {
+			reply = reply[:value+2+20]
+			binary.BigEndian.PutUint16(reply[value:], 20)
 			return reply
 		}},
 		// Whoever frees it frees somebody else's key.

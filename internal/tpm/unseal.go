@@ -37,9 +37,14 @@ type item struct {
 // TPM2_Unseal, and no policy digest is read back, since TPM2_Unseal itself says
 // when it does not match. For n secrets bound to literal PCRs that is 3 + 4n
 // commands below the legacy primary and 1 + 4n below the pinned storage root key,
-// n fewer without PCRs, and 6n more with signed ones. What systemd-creds decrypt
-// sends for one credential, and as often again for each other one (section 10 of
-// the format document), beside what is sent here:
+// n fewer without PCRs, and 6n more with signed ones. PCRs cost a command for each
+// secret because TPM2_Unseal empties the policy session. The storage root key saves
+// two commands and is no less safe: the session is salted to its public key from
+// the credential, so that no other key can take its place. It is no stand-in for
+// the legacy primary, whose template lacks noDA and gives another key. To load that
+// one from a saved context takes as many commands as to make it. What systemd-creds
+// decrypt sends for one credential, and as often again for each other one (section
+// 10 of the format document), beside what is sent here:
 //
 //	                        252  257  262  here  here, pinned  here, ten
 //	no PCRs                   -   16   15     6             4  33, pinned 31
