@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -162,6 +163,40 @@ func pseudoTerminal(t *testing.T) (master *os.File, slave string) {
 	}
 	t.Cleanup(func() { held.Close() })
 	return master, slave
+}
+
+// A device that is for one program at a time, as /dev/tpm0 is, and taken.
+func TestOpenTPMTaken(t *testing.T) {
+	_, path := pseudoTerminal(t)
+	holder, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close()
+	if err := unix.IoctlSetInt(int(holder.Fd()), unix.TIOCEXCL, 0); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // ends with this goroutine, so that nothing else lacks the capability
+		done <- func() error {
+			// With it, terminals can be opened all the same.
+			header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+			var data [2]unix.CapUserData
+			if err := unix.Capget(&header, &data[0]); err != nil {
+				return err
+			}
+			data[0].Effective &^= 1 << unix.CAP_SYS_ADMIN
+			if err := unix.Capset(&header, &data[0]); err != nil {
+				return err
+			}
+			_, err := OpenTPM(path)
+			return err
+		}()
+	}()
+	if err := <-done; !errors.Is(err, ErrTPMBusy) {
+		t.Errorf("%v, want ErrTPMBusy", err)
+	}
 }
 
 // A TPM that never answers.
