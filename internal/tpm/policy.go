@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/bootseal/bootseal/internal/credential"
@@ -117,41 +118,40 @@ func maskOf(pcrSelect []byte) uint64 {
 	return mask
 }
 
-// chooseBank returns the bank to bind the PCRs of mask to and their values: want,
-// or, if that is 0, the first that has all 24 PCRs allocated and is alive, which
-// is to say that not all of the selected PCRs are still all zeros or all ones.
-// systemd would take a dead one if there is no other, and bind to nothing.
-func (c *conn) chooseBank(want uint16, mask uint64) (uint16, map[int][]byte, error) {
+// chooseBank returns the bank to bind literal and signed PCRs to and their values:
+// want, or, if that is 0, the first that has all 24 PCRs allocated and is alive,
+// which is to say that not all of the PCRs are still all zeros or all ones. systemd
+// would take a dead one if there is no other, and bind to nothing. Here that is
+// for signed PCRs alone, whose present values do not matter: they may be measured
+// only once the system is installed.
+func (c *conn) chooseBank(want uint16, literal, signed uint64) (uint16, map[int][]byte, error) {
+	mask := literal | signed
 	if mask == 0 {
 		return credential.AlgSHA256, nil, nil
 	}
-	if want != 0 {
-		values, dead, err := c.readBank(want, mask)
-		if err == nil && dead != "" {
-			err = fmt.Errorf("%w: %s", ErrBank, dead)
+	candidates := []uint16{want}
+	if want == 0 {
+		var err error
+		if candidates, err = c.allocatedBanks(); err != nil {
+			return 0, nil, err
 		}
-		return want, values, err
-	}
-	allocated, err := c.allocatedBanks()
-	if err != nil {
-		return 0, nil, err
 	}
 	var reasons []string
-	for _, b := range banks {
-		if !allocated[b.alg] {
-			continue
-		}
-		values, dead, err := c.readBank(b.alg, mask)
+	for _, bank := range candidates {
+		values, dead, err := c.readBank(bank, mask)
 		if err != nil {
 			return 0, nil, err
 		}
 		if dead == "" {
-			return b.alg, values, nil
+			return bank, values, nil
 		}
 		reasons = append(reasons, dead)
 	}
-	if reasons == nil {
+	switch {
+	case len(candidates) == 0:
 		reasons = []string{"the TPM has no bank with all 24 PCRs allocated"}
+	case literal == 0 && want == 0:
+		return candidates[0], nil, nil
 	}
 	return 0, nil, fmt.Errorf("%w: %s", ErrBank, strings.Join(reasons, "; "))
 }
@@ -178,7 +178,8 @@ func (c *conn) readBank(bank uint16, mask uint64) (values map[int][]byte, dead s
 	return values, "", nil
 }
 
-func (c *conn) allocatedBanks() (map[uint16]bool, error) {
+// allocatedBanks lists the banks that have all 24 PCRs, in the order of banks.
+func (c *conn) allocatedBanks() ([]uint16, error) {
 	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapPCRs, PropertyCount: 1}.Execute(c)
 	if err != nil {
 		return nil, classify(tpm2.TPMCCGetCapability, err)
@@ -187,9 +188,13 @@ func (c *conn) allocatedBanks() (map[uint16]bool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: TPM2_GetCapability: %w", ErrBadReply, err)
 	}
-	allocated := make(map[uint16]bool)
-	for _, s := range pcrs.PCRSelections {
-		allocated[uint16(s.Hash)] = maskOf(s.PCRSelect) == 1<<maxPCRs-1
+	var allocated []uint16
+	for _, b := range banks {
+		if slices.ContainsFunc(pcrs.PCRSelections, func(s tpm2.TPMSPCRSelection) bool {
+			return uint16(s.Hash) == b.alg && maskOf(s.PCRSelect) == 1<<maxPCRs-1
+		}) {
+			allocated = append(allocated, b.alg)
+		}
 	}
 	return allocated, nil
 }

@@ -20,10 +20,11 @@ const SecretSize = 32
 // b.TPM2.PCRMask, b.TPM2.PCRBank (0 lets Seal choose) and b.PublicKey.
 //
 // Without PCRs the secret is bound to the TPM alone. Banks into which nothing was
-// measured are refused with [ErrBank]. The parent is the legacy primary key, ECC
-// or, if the TPM refuses that, RSA, or for pinned types the storage root key,
-// which is made if the TPM has none. The secret reaches the TPM encrypted, and
-// opening it is not subject to dictionary-attack protection.
+// measured are refused with [ErrBank], unless only signed PCRs are bound. The
+// parent is the legacy primary key, ECC or, if the TPM refuses that, RSA, or for
+// pinned types the storage root key, which is made if the TPM has none. The secret
+// reaches the TPM encrypted, and opening it is not subject to dictionary-attack
+// protection.
 func Seal(t transport.TPM, b *credential.Blob, secret []byte) (err error) {
 	c := &conn{t: t}
 	defer func() { err = c.close(err) }()
@@ -42,7 +43,7 @@ func (c *conn) seal(b *credential.Blob, secret []byte) error {
 		h.PCRMask, h.PCRBank = b.TPM2.PCRMask, b.TPM2.PCRBank
 	}
 	var signer *signer
-	masks := h.PCRMask
+	var signed uint64
 	if b.Type.HasPublicKey() {
 		if b.PublicKey == nil {
 			return fmt.Errorf("%w: there is none", ErrPublicKey)
@@ -51,7 +52,7 @@ func (c *conn) seal(b *credential.Blob, secret []byte) error {
 		if signer, err = parsePublicKey(b.PublicKey.PEM); err != nil {
 			return err
 		}
-		masks |= b.PublicKey.PCRMask
+		signed = b.PublicKey.PCRMask
 	}
 
 	parent, err := c.sealingParent(b.Type.PinnedSRK())
@@ -59,7 +60,7 @@ func (c *conn) seal(b *credential.Blob, secret []byte) error {
 		return err
 	}
 	h.PrimaryAlg = uint16(parent.public.Type)
-	bank, values, err := c.chooseBank(h.PCRBank, masks)
+	bank, values, err := c.chooseBank(h.PCRBank, h.PCRMask, signed)
 	if err != nil {
 		return err
 	}

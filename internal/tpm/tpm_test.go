@@ -302,6 +302,40 @@ func TestBanks(t *testing.T) {
 	}
 }
 
+// TestSignedBanks: signed PCRs may be measured later, literal ones may not.
+func TestSignedBanks(t *testing.T) {
+	key, public := newSigner(t)
+	for _, c := range []struct {
+		profile string
+		literal uint64
+		bank    uint16 // 0 is refused
+	}{
+		{"zero", 0, credential.AlgSHA256},
+		{"zero", 1 << 7, 0},
+		{"sha1only", 0, credential.AlgSHA1},
+		{"p1", 1 << 7, credential.AlgSHA256},
+	} {
+		tpm := startTPM(t, "a", c.profile)
+		b := bound(credential.TypeTPM2PublicKey, c.literal)
+		b.PublicKey = public
+		err := Seal(Retry(tpm), b, secret)
+		if c.bank == 0 {
+			if !errors.Is(err, ErrBank) || b.TPM2.Blob != nil {
+				t.Errorf("%s %v: not refused: %v", c.profile, c.literal, err)
+			}
+			continue
+		}
+		must(t, err)
+		if b.TPM2.PCRBank != c.bank {
+			t.Errorf("%s: bank 0x%04x", c.profile, b.TPM2.PCRBank)
+		}
+		if c.bank == credential.AlgSHA256 {
+			tpm.measure(11)
+			unseal(t, tpm, b, sign(t, tpm, key, public.PCRMask))
+		}
+	}
+}
+
 // withoutBank makes a TPM that has no PCRs of a bank allocated, as firmware can.
 func withoutBank(t *testing.T, bank uint16) func(command, reply []byte) []byte {
 	return func(command, reply []byte) []byte {
