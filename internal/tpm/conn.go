@@ -21,10 +21,8 @@ import (
 )
 
 const (
-	headerSize   = 10
-	maxReply     = 4096
-	tagNoSession = 0x8001
-	tagSessions  = 0x8002
+	headerSize = 10
+	maxReply   = 4096
 )
 
 // conn is the transport that all commands of one call take. It refuses replies

@@ -956,3 +956,37 @@ func TestNonces(t *testing.T) {
 		t.Errorf("nonces %x", nonces)
 	}
 }
+
+// TestReplyHeaders: what is not even the form of a reply does not get further.
+func TestReplyHeaders(t *testing.T) {
+	const tagNoSessions, tagSessions = 0x8001, 0x8002
+	command := unhex("8002" + "0000000a" + "00000157") // TPM2_Load
+	reply := func(tag uint16, size int, rest string) []byte {
+		r := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint16(nil, tag), uint32(size))
+		return append(append(r, 0, 0, 0, 0), unhex(rest)...)
+	}
+	for name, c := range map[string]struct {
+		reply []byte
+		ok    bool
+	}{
+		"good":              {reply(tagSessions, 14, "80000000"), true},
+		"empty":             {nil, false},
+		"cut":               {reply(tagSessions, 10, "")[:9], false},
+		"longest":           {reply(tagSessions, maxReply, "80000000"+strings.Repeat("00", maxReply-14)), true},
+		"too long":          {reply(tagSessions, maxReply+1, "80000000"+strings.Repeat("00", maxReply-13)), false},
+		"size too large":    {reply(tagSessions, 15, "80000000"), false},
+		"size too small":    {reply(tagSessions, 13, "80000000"), false},
+		"huge size":         {reply(tagSessions, 1<<32-1, "80000000"), false},
+		"no sessions":       {reply(tagNoSessions, 14, "80000000"), false},
+		"unknown tag":       {reply(0xC4, 14, "80000000"), false},
+		"no handle":         {reply(tagSessions, 10, ""), false},
+		"half a handle":     {reply(tagSessions, 12, "8000"), false},
+		"persistent handle": {reply(tagSessions, 14, "81000001"), false},
+		"handle of a PCR":   {reply(tagSessions, 14, "00000007"), false},
+	} {
+		_, err := (&conn{t: sendFunc(func([]byte) ([]byte, error) { return c.reply, nil })}).Send(command)
+		if c.ok && err != nil || !c.ok && class(err) != "bad-reply" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
