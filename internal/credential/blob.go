@@ -123,7 +123,7 @@ func parse(blob []byte) (*Blob, error) {
 	}
 	t, ok := typeOf(blob)
 	if !ok {
-		return nil, fmt.Errorf("%w: id %x", ErrUnknownType, blob[:16])
+		return nil, unknownType(blob)
 	}
 	r := reader{data: blob}
 	if err := r.need(mainHeader, "main header"); err != nil {
@@ -152,6 +152,16 @@ func parse(blob []byte) (*Blob, error) {
 	}
 	b.aad = r.off
 	return b, nil
+}
+
+// unknownType shows the id only where a main header follows: else these bytes may
+// be those of a secret that somebody took for a credential.
+func unknownType(blob []byte) error {
+	r := reader{data: blob, off: 16}
+	if len(blob) < mainHeader || r.u32() != keySize || r.u32() != blockSize || r.u32() != ivSize || r.u32() != tagSize {
+		return fmt.Errorf("%w: it does not begin as credentials do", ErrUnknownType)
+	}
+	return fmt.Errorf("%w: id %x", ErrUnknownType, blob[:16])
 }
 
 // minimum is the length of the parts still to come, each with nothing variable

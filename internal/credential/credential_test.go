@@ -315,6 +315,39 @@ func TestTextLimits(t *testing.T) {
 	}
 }
 
+// TestPlaintextInstead: whoever mistakes a secret for a credential does not find
+// a part of it in the log.
+func TestPlaintextInstead(t *testing.T) {
+	errorOf := func(text string) string {
+		raw, err := credential.DecodeText([]byte(text))
+		if err == nil {
+			_, err = credential.Parse(raw)
+		}
+		if err == nil {
+			t.Fatalf("%q is taken for a credential", text)
+		}
+		return err.Error()
+	}
+	for _, pair := range [][2]string{
+		{"pass!word", "pass%word"},
+		{"cGFzc3dvcmQgb2YgYSBzZXJ2aWNlIG9mIG91cnMh", "UGFzc3dvcmQgb2YgYSBzZXJ2aWNlIG9mIG91cnMh"}, // a key that is Base64
+	} {
+		if one, other := errorOf(pair[0]), errorOf(pair[1]); one != other {
+			t.Errorf("%q and %q", one, other)
+		}
+	}
+	// A type that is still to come is named.
+	b, k := blobOf(credential.TypeHost)
+	raw, err := b.Seal(k, plaintext("n", "secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(raw, "\xab\xcd\xef")
+	if _, err := credential.Parse(raw); class(err) != "unknown-type" || !strings.Contains(err.Error(), fmt.Sprintf("%x", raw[:16])) {
+		t.Error(err)
+	}
+}
+
 // TestSince compares with what each version of systemd said of each vector.
 func TestSince(t *testing.T) {
 	set := vectors.Load(t, vectorDir)

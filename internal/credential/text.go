@@ -44,7 +44,7 @@ func DecodeText(text []byte) ([]byte, error) {
 		case 'A' <= c && c <= 'Z', 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '+', c == '/', c == '=':
 			digits = append(digits, c)
 		default:
-			return nil, fmt.Errorf("decoding credential: %w: byte 0x%02x at offset %d (expected the output of systemd-creds encrypt)", ErrNotBase64, c, i)
+			return nil, fmt.Errorf("decoding credential: %w: the byte at offset %d cannot be part of it (expected the output of systemd-creds encrypt)", ErrNotBase64, i)
 		}
 	}
 	n, err := base64.StdEncoding.Strict().Decode(digits, digits)
