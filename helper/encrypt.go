@@ -53,8 +53,11 @@ func encrypt(args []string) error {
 		warn("the credential has no name and will be accepted under any; --name= sets one, or an empty one without this warning")
 	}
 	text := credential.EncodeText(blob)
-	if pretty {
+	switch {
+	case pretty:
 		text = credential.EncodePretty(o.name, blob)
+	case o.pretty:
+		text = credential.EncodePretty("", blob)
 	}
 	return writeOutput(output, text)
 }

@@ -59,10 +59,12 @@ func DecodeText(text []byte) ([]byte, error) {
 
 // EncodeText returns the text that systemd-creds(1) writes for a blob: lines of
 // 79 characters, each ended by a newline.
-func EncodeText(blob []byte) []byte {
+func EncodeText(blob []byte) []byte { return encodeLines(blob, textColumns) }
+
+func encodeLines(blob []byte, columns int) []byte {
 	var out bytes.Buffer
 	out.Grow(textLen(len(blob)))
-	for _, line := range lines(blob, textColumns) {
+	for _, line := range lines(blob, columns) {
 		out.Write(line)
 		out.WriteByte('\n')
 	}
@@ -75,10 +77,14 @@ func textLen(blob int) int {
 }
 
 // EncodePretty returns the SetCredentialEncrypted= setting that "systemd-creds
-// encrypt --pretty" (254 and newer) prints for a blob. The name is C-escaped as
-// there, but systemd reads names with quotes, backslashes or "%" back as
-// something else: refuse them before.
+// encrypt --pretty" (254 and newer) prints for a blob, or for a name of "" what it
+// prints without one: the text alone, in lines of 69 characters. The name is
+// C-escaped as there, but systemd reads names with quotes, backslashes or "%" back
+// as something else: refuse them before.
 func EncodePretty(name string, blob []byte) []byte {
+	if name == "" {
+		return encodeLines(blob, prettyColumns)
+	}
 	var out bytes.Buffer
 	out.WriteString("SetCredentialEncrypted=")
 	for i := range len(name) {
