@@ -302,6 +302,18 @@ func TestBanks(t *testing.T) {
 	}
 }
 
+// TestNoPCRsOf250: what no systemd since reads is called by its name.
+func TestNoPCRsOf250(t *testing.T) {
+	raw, err := vectors.Load(t, vectorDir).Case(t, "blobs/250.14/tpm2-nopcr.cred").Decoded()
+	must(t, err)
+	b, err := credential.Parse(raw)
+	must(t, err)
+	tpm := startTPM(t, "a", "p1")
+	if _, err := UnsealAll(Retry(tpm), []*credential.Blob{b}, nil); class(err) != "tpm-policy-mismatch" || !strings.Contains(err.Error(), "250 or 251") {
+		t.Error(err)
+	}
+}
+
 // TestSignedBanks: signed PCRs may be measured later, literal ones may not.
 func TestSignedBanks(t *testing.T) {
 	key, public := newSigner(t)
