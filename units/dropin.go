@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/bootseal/bootseal/policy"
@@ -127,6 +128,8 @@ func render(p *policy.Policy, u *Unit, delivery policy.Delivery, version int) (s
 		return folder == "/"
 	}):
 		return "", errors.New("the unit has a TemporaryFileSystem= in place of /, in which the hook cannot run")
+	case u.whole.hidesFailure() != "":
+		return "", fmt.Errorf("the unit has SuccessExitStatus=%s, by which it would start although the hook has failed; remove that", u.whole.hidesFailure())
 	case own("LoadCredential", "SetCredential"):
 		return "", fmt.Errorf("the unit has a LoadCredential= or SetCredential= of its own, which systemd %d cannot combine with the hook", version)
 	}
@@ -265,6 +268,29 @@ func (u *Unit) settable(list []string) error {
 	return nil
 }
 
+// hidesFailure returns a word of SuccessExitStatus= that may be what a hook ends
+// with when it fails, or "": systemd takes it for a success of ExecStartPre=, too.
+func (u *Unit) hidesFailure() string {
+	for _, s := range u.List("Service", "SuccessExitStatus") {
+		for _, word := range strings.Fields(s.Value) {
+			if n, err := strconv.Atoi(word); err == nil && !hookStatus(n) {
+				continue
+			}
+			if !slices.Contains([]string{"HUP", "INT", "PIPE", "TERM"}, strings.TrimPrefix(word, "SIG")) {
+				return word
+			}
+		}
+	}
+	return ""
+}
+
+// hookStatus tells whether a hook may exit with status n: a program of Go's with 1
+// and 2, bootseal with those of sysexits.h and 80 to 86, and what systemd could not
+// start with 200 and more.
+func hookStatus(n int) bool {
+	return n == 1 || n == 2 || n >= 64 && n <= 86 || n >= 200
+}
+
 // restrictsDevices tells whether the unit's device cgroup shuts out the TPM.
 func (u *Unit) restrictsDevices() bool {
 	access := u.devicePolicy()
@@ -297,6 +323,9 @@ func renderBlocked(source string, u *Unit, p *policy.Policy, reason string) stri
 	d.set("ExecStartPre", "+"+HelperPath+" refuse "+escapeWord(oneLine(reason)))
 	d.set("StandardError", "journal")
 	d.set("NotifyAccess", "exec")
+	// These go for what ExecStartPre= exits with, too.
+	d.set("SuccessExitStatus", "")
+	d.set("RestartForceExitStatus", "")
 	d.set("Restart", "no")
 	return d.text(source, u)
 }
