@@ -106,8 +106,7 @@ func render(p *policy.Policy, u *Unit, delivery policy.Delivery, version int) (s
 	if err != nil {
 		return "", err
 	}
-	variables := assignments(p, folder)
-	if err := u.settable(variables); err != nil {
+	if err := u.settable(variables(p)); err != nil {
 		return "", err
 	}
 	d := &dropIn{}
@@ -132,6 +131,9 @@ func render(p *policy.Policy, u *Unit, delivery policy.Delivery, version int) (s
 		return "", fmt.Errorf("the unit has SuccessExitStatus=%s, by which it would start although the hook has failed; remove that", u.whole.hidesFailure())
 	case own("LoadCredential", "SetCredential"):
 		return "", fmt.Errorf("the unit has a LoadCredential= or SetCredential= of its own, which systemd %d cannot combine with the hook", version)
+	}
+	if delivery != policy.Prestart {
+		d.onlyOurs(u, p, folder)
 	}
 	switch delivery {
 	case policy.Native:
@@ -160,8 +162,10 @@ func render(p *policy.Policy, u *Unit, delivery policy.Delivery, version int) (s
 	case policy.Prestart:
 		d.prestart(u, folder, hook, p.Seal.Key == policy.KeyNull)
 	}
-	for _, v := range variables {
-		d.set("Environment", v)
+	for _, c := range p.Credentials {
+		if c.Environment != "" {
+			d.set("Environment", c.Environment+"="+folder+"/"+c.Name)
+		}
 	}
 	if delivery != policy.Prestart && !rooted {
 		d.set("ExecStopPost", "-+"+HelperPath+" explain --unit=%n "+strings.Join(hook, " "))
@@ -178,6 +182,30 @@ func render(p *policy.Policy, u *Unit, delivery policy.Delivery, version int) (s
 	return d.text(p.Path, u), nil
 }
 
+// onlyOurs takes away what the unit itself says of the policy's credentials, which
+// systemd would use for a blob that is missing, and of the variable that names
+// their folder, which goes before systemd's.
+func (d *dropIn) onlyOurs(u *Unit, p *policy.Policy, folder string) {
+	own := u.List("Service", "SetCredential", "SetCredentialEncrypted")
+	rest := slices.DeleteFunc(slices.Clone(own), func(s Setting) bool { return u.isCredential(s, p) })
+	if len(rest) < len(own) {
+		d.set("SetCredential", "")
+		for _, s := range rest {
+			d.set(s.Name, s.Value)
+		}
+	}
+	if slices.ContainsFunc(u.List("Service", "Environment"), func(s Setting) bool { return strings.Contains(s.Value, directory+"=") }) {
+		d.set("Environment", directory+"="+folder)
+	}
+}
+
+// isCredential tells whether a LoadCredential= or the like is of one of the
+// policy's credentials.
+func (u *Unit) isCredential(s Setting, p *policy.Policy) bool {
+	name, _, _ := strings.Cut(s.Value, ":")
+	return slices.ContainsFunc(p.Credentials, func(c policy.Credential) bool { return c.Name == u.expand(name) })
+}
+
 // prestart has the helper put the plaintext on a ramfs below /run/bootseal,
 // which only root can enter, and binds it to where the unit looks for it. The
 // hook runs before the ExecStartPre= of the unit, for which it makes the
@@ -192,7 +220,7 @@ func (d *dropIn) prestart(u *Unit, folder string, hook []string, allowNull bool)
 	}
 	d.set("TemporaryFileSystem", path.Dir(folder)+":ro,mode=0755")
 	d.set("BindReadOnlyPaths", "-/run/bootseal/%n:"+folder)
-	d.set("Environment", "CREDENTIALS_DIRECTORY="+folder)
+	d.set("Environment", directory+"="+folder)
 	before := u.List("Service", "ExecStartPre")
 	if len(before) > 0 {
 		d.set("ExecStartPre", "")
@@ -243,13 +271,15 @@ func (u *Unit) setOptions(options []option) ([]string, error) {
 	return lines, nil
 }
 
-// assignments returns the assignments that point variables at their credentials
-// below folder.
-func assignments(p *policy.Policy, folder string) []string {
-	var all []string
+// directory is the variable that names the folder of all credentials.
+const directory = "CREDENTIALS_DIRECTORY"
+
+// variables lists what p sets in the environment.
+func variables(p *policy.Policy) []string {
+	all := []string{directory}
 	for _, c := range p.Credentials {
 		if c.Environment != "" {
-			all = append(all, c.Environment+"="+folder+"/"+c.Name)
+			all = append(all, c.Environment)
 		}
 	}
 	return all
@@ -257,8 +287,7 @@ func assignments(p *policy.Policy, folder string) []string {
 
 // settable refuses variables that the unit takes back when it starts.
 func (u *Unit) settable(list []string) error {
-	for _, a := range list {
-		name, _, _ := strings.Cut(a, "=")
+	for _, name := range list {
 		for _, s := range u.List("Service", "UnsetEnvironment") {
 			if slices.Contains(strings.Fields(s.Value), name) {
 				return fmt.Errorf("%s:%d: UnsetEnvironment= takes %s away from the unit; remove it there", s.File, s.Line, name)
@@ -377,12 +406,7 @@ func outranksGenerator(file string) bool {
 // undoes finds the setting among after that takes back what text sets.
 func undoes(after []Setting, u *Unit, p *policy.Policy, text string) error {
 	ours, _ := Parse([]byte(text), DropInName)
-	variables := []string{"CREDENTIALS_DIRECTORY"}
-	for _, c := range p.Credentials {
-		if c.Environment != "" {
-			variables = append(variables, c.Environment)
-		}
-	}
+	variables := variables(p)
 	set := func(name string) bool {
 		return slices.ContainsFunc(ours, func(s Setting) bool { return s.Section == "Service" && s.Name == name })
 	}
@@ -395,12 +419,9 @@ func undoes(after []Setting, u *Unit, p *policy.Policy, text string) error {
 		switch s.Name {
 		case "LoadCredential", "LoadCredentialEncrypted":
 			// An empty one of either kind resets both.
-			undone = (set("LoadCredential") || set("LoadCredentialEncrypted")) && (s.Value == "" || slices.ContainsFunc(p.Credentials, func(c policy.Credential) bool {
-				name, _, _ := strings.Cut(s.Value, ":")
-				return name == c.Name
-			}))
+			undone = (set("LoadCredential") || set("LoadCredentialEncrypted")) && (s.Value == "" || u.isCredential(s, p))
 		case "SetCredential", "SetCredentialEncrypted":
-			undone = s.Value != "" && set("TemporaryFileSystem")
+			undone = s.Value != "" && (set("TemporaryFileSystem") || u.isCredential(s, p))
 		case "ExecStart":
 			undone = set("ExecStart")
 		case "ExecStartPre", "ExecStopPost", "TemporaryFileSystem", "BindReadOnlyPaths", "BindPaths", "DeviceAllow":

@@ -140,20 +140,37 @@ func (pl *Planner) apply(p *policy.Policy, u *Unit) (Plan, error) {
 // goes before Environment=. One that cannot be read now cannot be looked at.
 func (pl *Planner) filesSet(p *policy.Policy, u *Unit) error {
 	for _, s := range u.List("Service", "EnvironmentFile") {
-		file := u.expand(strings.TrimPrefix(s.Value, "-"))
-		text, err := pl.dir.ReadFile(file, maxFile)
-		if err != nil {
-			continue
-		}
-		for _, c := range p.Credentials {
-			if c.Environment != "" && slices.ContainsFunc(strings.Split(string(text), "\n"), func(line string) bool {
-				return strings.HasPrefix(strings.TrimLeft(line, blanks), c.Environment+"=")
-			}) {
-				return fmt.Errorf("%s, which is an EnvironmentFile= in %s, sets %s, too, and goes before the policy; remove it there", file, s.File, c.Environment)
+		for _, file := range pl.glob(u.expand(strings.TrimPrefix(s.Value, "-"))) {
+			text, err := pl.dir.ReadFile(file, maxFile)
+			if err != nil {
+				continue
+			}
+			for line := range strings.Lines(string(text)) {
+				name, _, _ := strings.Cut(line, "=")
+				if name = strings.Trim(name, blanks); slices.Contains(variables(p), name) {
+					return fmt.Errorf("%s, which is an EnvironmentFile= in %s, sets %s, too, and goes before the policy; remove it there", file, s.File, name)
+				}
 			}
 		}
 	}
 	return nil
+}
+
+// glob lists the files that a pattern stands for, glob(7), with wildcards in the
+// file's name only; the pattern itself if it has none.
+func (pl *Planner) glob(pattern string) []string {
+	folder, base := path.Split(pattern)
+	if !strings.ContainsAny(base, "*?[") {
+		return []string{pattern}
+	}
+	var files []string
+	entries, _ := pl.dir.ReadDir(folder)
+	for _, entry := range entries {
+		if ok, err := path.Match(base, entry.Name()); ok && err == nil {
+			files = append(files, folder+entry.Name())
+		}
+	}
+	return files
 }
 
 // delivery follows the generations of systemd and what the blobs ask for. It

@@ -6,13 +6,13 @@ import (
 	"strings"
 )
 
-// List returns the assignments of name in section that are in force: those
-// after the last empty one, which resets a list.
-func (u *Unit) List(section, name string) []Setting {
+// List returns the assignments in section that are in force, of a setting or of
+// several that make up one list: those after the last empty one, which resets it.
+func (u *Unit) List(section string, names ...string) []Setting {
 	var list []Setting
 	for _, s := range u.settings {
 		switch {
-		case s.Section != section || s.Name != name:
+		case s.Section != section || !slices.Contains(names, s.Name):
 		case s.Value == "":
 			list = nil
 		default:
@@ -131,7 +131,7 @@ func (u *Unit) needs(s Setting, files []string) bool {
 }
 
 // expand replaces the specifiers of systemd.unit(5) that follow from the unit's
-// name. Others stay as they are.
+// name or are the same for every unit of the system manager. Others stay as they are.
 func (u *Unit) expand(value string) string {
 	if !strings.Contains(value, "%") {
 		return value
@@ -153,7 +153,9 @@ func (u *Unit) specifiers() []string {
 		"%p", prefix, "%P", unescape(prefix),
 		"%i", instance, "%I", unescape(instance),
 		"%j", final, "%J", unescape(final),
-		"%f", path.Clean("/" + unescape(file))}
+		"%f", path.Clean("/" + unescape(file)),
+		"%E", "/etc", "%S", "/var/lib", "%C", "/var/cache", "%L", "/var/log", "%t", "/run",
+		"%h", "/root", "%u", "root", "%U", "0", "%g", "root", "%G", "0"}
 }
 
 // unescape undoes systemd-escape(1).

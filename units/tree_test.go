@@ -146,6 +146,7 @@ func TestChecks(t *testing.T) {
 		"ConditionHost=a\nConditionUnknown=":                                     " Host=a",
 		"ConditionPathExists=/etc/%N/token\nConditionHost=a":                     "changed: Host=a",
 		"ConditionPathExistsGlob=/etc/*/tok*":                                    "changed:",
+		"ConditionPathExists=%E/%p/token":                                       "changed:",
 		"ConditionPathExists=!/etc/app/token":                                    " PathExists=!/etc/app/token",
 		"ConditionPathExists=/etc/app/tokens":                                    " PathExists=/etc/app/tokens",
 		"ConditionPathExists=|/etc/app/token\nConditionHost=|a\nConditionUser=0": "changed: User=0",
