@@ -78,7 +78,12 @@ func ours(u *Unit, name string, version int, full func(string) string) []string 
 		for _, c := range commands {
 			var argv, flags []string
 			words := c.words
-			if strings.Contains(c.prefix, "@") {
+			login := strings.Contains(c.prefix, "@")
+			switch {
+			case strings.Contains(c.prefix, "|"):
+				flags = append(flags, "via-shell")
+				argv = append(argv, map[bool]string{false: "sh", true: "-sh"}[login])
+			case login:
 				words = words[1:]
 			}
 			for _, w := range words {
@@ -280,7 +285,7 @@ func objectPath(name string) string {
 
 // specifiers are those of systemd.unit(5) that depend on the machine only. They
 // are read from a unit that has all of them in its commands.
-const specifiers = "tSCLEhuUTVHmbsvla"
+const specifiers = "TVHmbsvla"
 
 const probe = "zz-probe.service"
 
@@ -525,6 +530,9 @@ var nasty = map[string]string{
 	etc + "semicolon.service":  "[Service]\nType=oneshot\nExecStart=/bin/true a ; /bin/true b ;\nExecStart=/bin/true \\; ; -/bin/true \";\" ;x x; ';' \\;x\nExecStart=; /bin/true c\n",
 	etc + "prefix.service":     "[Service]\nType=oneshot\nExecStart=-/bin/true\nExecStart=@/bin/true zero one\nExecStart=-@/bin/true zero one\nExecStart=+/bin/true\nExecStart=!/bin/true\nExecStart=!!/bin/true\nExecStart=:/bin/true $A\nExecStart=-:@+/bin/true zero\nExecStart=\"-/bin/true\" x\nExecStart=true relative\n",
 	etc + "badexec.service":    "[Service]\nExecStart=/bin/true \"open\n",
+	etc + "badfirst.service":   "[Service]\nExecStart=\"/bin/true\nExecStart=/bin/true two\n",
+	etc + "via-shell.service":  "[Service]\nType=oneshot\nExecStart=|/bin/true a\nExecStart=-@|/bin/true \"b c\"\n",
+	etc + "places.service":     "[Service]\nExecStart=/bin/true %E %S %C %L %t %h %u %U %g %G\nEnvironmentFile=-%E/default/%p*\n",
 	etc + "badpre.service":     "[Service]\nExecStartPre=-/bin/true \"open\nExecStartPre=-/bin/true ok\nExecStart=/bin/true\n",
 	etc + "slashes.service":    "[Service]\nExecStart=/bin//true /a//b\nRootDirectory=/\n",
 	etc + "bools.service":      "[Service]\nExecStart=/bin/true\nPrivateDevices=yes\nPrivateDevices=maybe\nPrivateMounts=on\nDynamicUser=T\nDynamicUser=\n",

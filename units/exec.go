@@ -72,8 +72,12 @@ func splitCommands(line string) ([]command, error) {
 	return all, nil
 }
 
-// ignored tells whether systemd goes on without this line if it is malformed.
+// ignored tells whether systemd goes on without this line if it is malformed: with
+// the "-" prefix, or where not even its first word can be read.
 func ignored(line string) bool {
+	if _, err := nextWord(line, 0); err != nil {
+		return true
+	}
 	return strings.Contains(line[:len(line)-len(strings.TrimLeft(line, `-@:+!|"'`))], "-")
 }
 
@@ -212,6 +216,25 @@ func setOptions(line string, options []option, found map[string]bool) (string, e
 // has no place of its own.
 var shells = []string{"sh", "bash", "dash", "ash", "ksh", "mksh", "zsh", "busybox"}
 
+// runsShell tells whether a shell reads the command's arguments as a script: it is
+// one itself, the "|" prefix asks for one, or it starts one with -c.
+func (c command) runsShell() bool {
+	for i, w := range c.words {
+		if !slices.Contains(shells, path.Base(w.value)) {
+			continue
+		}
+		if i == 0 {
+			return true
+		}
+		if i+1 < len(c.words) {
+			if next := c.words[i+1].value; strings.HasPrefix(next, "-") && strings.HasSuffix(next, "c") {
+				return true
+			}
+		}
+	}
+	return strings.Contains(c.prefix, "|")
+}
+
 // appendOption adds an option to the end of a command line, or before the "--"
 // that ends the options.
 func appendOption(line string, o option) (string, error) {
@@ -223,11 +246,14 @@ func appendOption(line string, o option) (string, error) {
 	if len(commands) > 1 {
 		return "", fmt.Errorf("%s is in none of the %d commands of the unit's ExecStart=; add it to the one that takes it", o.name, len(commands))
 	}
-	if slices.Contains(shells, path.Base(c.words[0].value)) {
+	if c.runsShell() {
 		return "", fmt.Errorf("the unit's ExecStart= runs a shell, in whose script %s cannot be set; use the credential's path there, ${CREDENTIALS_DIRECTORY}", o.name)
 	}
 	text := o.name + " " + quote(o.path(c))
 	if i := slices.IndexFunc(c.words, func(w word) bool { return w.value == "--" }); i > 0 {
+		if slices.ContainsFunc(c.words[i:], func(w word) bool { return w.value == o.name || strings.HasPrefix(w.value, o.name+"=") }) {
+			return "", fmt.Errorf(`in the unit's ExecStart= %s comes after "--", where it may be no option; use the credential's path there, ${CREDENTIALS_DIRECTORY}`, o.name)
+		}
 		return line[:c.words[i].start] + text + " " + line[c.words[i].start:], nil
 	}
 	end := c.words[len(c.words)-1].end

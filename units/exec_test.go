@@ -79,12 +79,16 @@ func TestAppendOption(t *testing.T) {
 		`/bin/a b ;`:     `/bin/a b --token ${CREDENTIALS_DIRECTORY}/t ;`,
 		`/bin/a -v -- b`: `/bin/a -v --token ${CREDENTIALS_DIRECTORY}/t -- b`,
 		`:/bin/a`:        `:/bin/a --token %d/t`,
+		`/bin/a sh`:      `/bin/a sh --token ${CREDENTIALS_DIRECTORY}/t`,
+		`/bin/a -c sh b`: `/bin/a -c sh b --token ${CREDENTIALS_DIRECTORY}/t`,
 	} {
 		if got, err := appendOption(line, token); got != want || err != nil {
 			t.Errorf("%s: %s, %v; want %s", line, got, err, want)
 		}
 	}
-	for _, line := range []string{`/bin/a ; /bin/b`, `/bin/sh -c 'exec a --token x'`, `"-/usr/bin/bash" -c a`} {
+	for _, line := range []string{`/bin/a ; /bin/b`, `/bin/sh -c 'exec a --token x'`, `"-/usr/bin/bash" -c a`,
+		`/usr/bin/env A=1 bash -ec 'exec a'`, `/usr/sbin/runuser -u a -- /bin/sh -c b`, `|a; b`,
+		`/usr/bin/wrap -- /bin/a --token x`, `/usr/bin/wrap -- /bin/a --token=x`} {
 		if got, err := appendOption(line, token); err == nil {
 			t.Errorf("%s: %s; want a refusal", line, got)
 		}
