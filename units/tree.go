@@ -67,7 +67,7 @@ func ReadTree(dir root.Dir, version int) (*Tree, error) {
 	}
 	for _, folder := range t.path {
 		entries, err := dir.ReadDir(folder)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err != nil && !isNoFolder(err) {
 			return nil, fmt.Errorf("listing unit files: %w", err)
 		}
 		for _, entry := range entries {
@@ -209,7 +209,11 @@ func (t *Tree) Load(name string) (*Unit, error) {
 	case err != nil:
 		return nil, err
 	}
-	for _, file := range t.dropIns(u.Name) {
+	dropIns, err := t.dropIns(u.Name)
+	if err != nil {
+		return nil, err
+	}
+	for _, file := range dropIns {
 		u.DropIns = append(u.DropIns, file)
 		// systemd applies what it understood of a malformed drop-in, and goes on
 		// without one that is not there.
@@ -236,15 +240,16 @@ func (t *Tree) read(u *Unit, file string) error {
 // dropIns lists the paths of id's drop-ins in the order in which they apply:
 // that of their file names. Of one name, the file in the more important folder
 // counts; masked ones are left out.
-func (t *Tree) dropIns(id string) []string {
+func (t *Tree) dropIns(id string) ([]string, error) {
 	byName := map[string]string{}
+	var failed error
 	add := func(folder string) {
 		if !t.folders[folder] {
 			return
 		}
 		entries, err := t.dir.ReadDir(folder)
-		if err != nil {
-			return
+		if err != nil && !isNoFolder(err) {
+			failed = fmt.Errorf("listing drop-ins: %w", err)
 		}
 		for _, entry := range entries {
 			name := entry.Name()
@@ -272,7 +277,13 @@ func (t *Tree) dropIns(id string) []string {
 		}
 	}
 	slices.SortFunc(files, func(a, b string) int { return strings.Compare(path.Base(a), path.Base(b)) })
-	return files
+	return files, failed
+}
+
+// isNoFolder tells whether a folder could not be listed because there is none:
+// nothing, a file, or a link that leads to neither.
+func isNoFolder(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP)
 }
 
 // variants lists the names whose drop-in folders a unit reads in each folder of
@@ -295,20 +306,24 @@ func variants(name string) []string {
 	return append(all, variants(shorter+service)...)
 }
 
-// instances lists the instances of a template that have a file or a drop-in
-// folder of their own.
+// instances lists the instances of a template that have a file or drop-in folders
+// of their own, also by an alias or with a prefix of the name only.
 func (t *Tree) instances(of string) []string {
 	var all []string
 	add := func(name string) {
-		if id, _ := t.id(name); id == name && template(name) == of {
-			all = append(all, name)
+		if id, _ := t.id(name); template(id) == of {
+			all = append(all, id)
 		}
 	}
 	for name := range t.files {
 		add(name)
 	}
 	for folder := range t.folders {
-		add(strings.TrimSuffix(path.Base(folder), ".d"))
+		name := strings.TrimSuffix(path.Base(folder), ".d")
+		add(name)
+		if prefix, _, _ := strings.Cut(name, "@"); template(name) != "" && strings.HasSuffix(prefix, "-") && strings.HasPrefix(of, prefix) {
+			add(instantiate(of, name))
+		}
 	}
 	slices.Sort(all)
 	return slices.Compact(all)

@@ -120,6 +120,49 @@ func TestInstances(t *testing.T) {
 	}
 }
 
+// TestInstancesOf: what applies to one instance only, wherever it stands.
+func TestInstancesOf(t *testing.T) {
+	tree, err := ReadTree(makeTree(t, map[string]string{
+		usr + "a-b-c@.service":             "",
+		usr + "a-b-c@file.service":         "",
+		etc + "a-b-c@own.service.d/1":      "",
+		etc + "a-@first.service.d/1":       "",
+		etc + "a-b-@second.service.d/1":    "",
+		etc + "a-b@no.service.d/1":         "",
+		etc + "a-x-@no.service.d/1":        "",
+		etc + "a-b-@.service.d/1":          "",
+		etc + "other@.service":             "-> " + usr + "a-b-c@.service",
+		etc + "other@alias.service.d/1":    "",
+		etc + "a-b-c@gone.service":         "-> " + usr + "plain.service",
+		usr + "plain.service":              "",
+		usr + "a-b-c.service.d/1":          "",
+		etc + "a-b-c@linked.service":       "-> " + usr + "a-b-c@.service",
+		etc + "a-b-c@own.service.d/2.conf": "",
+	}), 257)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "a-b-c@alias.service a-b-c@file.service a-b-c@first.service a-b-c@linked.service a-b-c@own.service a-b-c@second.service"
+	if got := strings.Join(tree.instances("a-b-c@.service"), " "); got != want {
+		t.Errorf("%s; want %s", got, want)
+	}
+}
+
+// What should be a folder and is none is passed over.
+func TestNoFolder(t *testing.T) {
+	tree, err := ReadTree(makeTree(t, map[string]string{
+		etc + "b.service":               "[Service]\nA=1\n",
+		usr + "b.service.d":             "-> b.service.d",
+		"/usr/local/lib/systemd/system": "a file",
+	}), 257)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u, err := tree.Load("b.service"); err != nil || u.Last("Service", "A") != "1" {
+		t.Errorf("%+v, %v", u, err)
+	}
+}
+
 func TestLoadBoundsFiles(t *testing.T) {
 	tree, err := ReadTree(makeTree(t, map[string]string{
 		etc + "zero.service":  "-> /zero",
@@ -146,7 +189,7 @@ func TestChecks(t *testing.T) {
 		"ConditionHost=a\nConditionUnknown=":                                     " Host=a",
 		"ConditionPathExists=/etc/%N/token\nConditionHost=a":                     "changed: Host=a",
 		"ConditionPathExistsGlob=/etc/*/tok*":                                    "changed:",
-		"ConditionPathExists=%E/%p/token":                                       "changed:",
+		"ConditionPathExists=%E/%p/token":                                        "changed:",
 		"ConditionPathExists=!/etc/app/token":                                    " PathExists=!/etc/app/token",
 		"ConditionPathExists=/etc/app/tokens":                                    " PathExists=/etc/app/tokens",
 		"ConditionPathExists=|/etc/app/token\nConditionHost=|a\nConditionUser=0": "changed: User=0",
