@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/bootseal/bootseal/internal/credential"
 	"github.com/bootseal/bootseal/internal/machine"
@@ -32,12 +33,13 @@ type Plan struct {
 	Err error
 }
 
-// Planner works out the drop-ins for policies on one machine.
+// Planner works out the drop-ins for policies on one machine. Its methods may be
+// called at the same time.
 type Planner struct {
 	dir     root.Dir
 	tree    *Tree
 	version int
-	tpm2    func() error
+	tpm2    func() error // why PID 1 cannot use a TPM, whatever the blob
 	// assumeTPM2 says that systemd is taken to be built with TPM2 support.
 	assumeTPM2 bool
 }
@@ -67,7 +69,9 @@ func newPlanner(dir root.Dir, version int) (*Planner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Planner{dir: dir, tree: tree, version: version}, nil
+	pl := &Planner{dir: dir, tree: tree, version: version}
+	pl.tpm2 = sync.OnceValue(pl.unsealsTPM2)
+	return pl, nil
 }
 
 // Files adds to the policy files, for each template's, one for each of its
@@ -79,11 +83,12 @@ func (pl *Planner) Files(files []policy.File) []policy.File {
 		has[f.Unit] = true
 	}
 	all := slices.Clone(files)
+	instances := pl.tree.instances()
 	for _, f := range files {
 		if f.Masked || !strings.HasSuffix(f.Unit, "@"+service) {
 			continue
 		}
-		for _, instance := range pl.tree.instances(f.Unit) {
+		for _, instance := range instances[f.Unit] {
 			if !has[instance] {
 				all = append(all, policy.File{Unit: instance, Path: f.Path})
 			}
@@ -294,10 +299,6 @@ func (pl *Planner) opens(blob *credential.Blob, seal policy.Seal) error {
 	if !tpm2 {
 		return nil
 	}
-	if pl.tpm2 == nil {
-		err := pl.unsealsTPM2()
-		pl.tpm2 = func() error { return err }
-	}
 	if err := pl.tpm2(); err != nil {
 		return fmt.Errorf("systemd cannot unseal it: %w", err)
 	}
@@ -321,6 +322,12 @@ func (pl *Planner) unsealsTPM2() error {
 		err = errors.New("it was built without TPM2 support")
 	}
 	return err
+}
+
+// Pending is a drop-in that keeps the unit of any policy from starting as long as
+// it has no other.
+func Pending(reason error) string {
+	return renderBlocked(policy.Dirs[0], nil, nil, reason.Error())
 }
 
 // Block keeps the unit of a policy from starting, for a reason that lies
@@ -364,11 +371,14 @@ func comment(unit, text string) DropIn {
 // of a template that has one: the installed drop-in cannot tell them from
 // instances.
 func Siblings(files []policy.File) []DropIn {
+	has := map[string]bool{}
+	for _, f := range files {
+		has[f.Unit] = true
+	}
 	var all []DropIn
 	for _, f := range files {
 		prefix, ok := strings.CutSuffix(f.Unit, "@"+service)
-		plain := prefix + service
-		if ok && !slices.ContainsFunc(files, func(f policy.File) bool { return f.Unit == plain }) {
+		if plain := prefix + service; ok && !has[plain] {
 			all = append(all, comment(plain, "The policy "+f.Path+" is for instances only."))
 		}
 	}

@@ -73,7 +73,7 @@ func ReadTree(dir root.Dir, version int) (*Tree, error) {
 		for _, entry := range entries {
 			name := entry.Name()
 			switch {
-			case strings.HasSuffix(name, ".d") && (entry.IsDir() || t.mayLink(folder, name)):
+			case (strings.HasSuffix(name, service+".d") || name == "service.d") && (entry.IsDir() || t.mayLink(folder, name)):
 				t.folders[folder+"/"+name] = true
 			case strings.HasSuffix(name, service) && t.files[name] == "":
 				if entry.Type()&fs.ModeSymlink == 0 || t.readAlias(folder, name) {
@@ -306,14 +306,13 @@ func variants(name string) []string {
 	return append(all, variants(shorter+service)...)
 }
 
-// instances lists the instances of a template that have a file or drop-in folders
-// of their own, also by an alias or with a prefix of the name only.
-func (t *Tree) instances(of string) []string {
-	var all []string
+// instances lists for each template the instances that have a file or drop-in
+// folders of their own, also by an alias or with a prefix of the name only.
+func (t *Tree) instances() map[string][]string {
+	all := map[string][]string{}
 	add := func(name string) {
-		if id, _ := t.id(name); template(id) == of {
-			all = append(all, id)
-		}
+		id, _ := t.id(name)
+		all[template(id)] = append(all[template(id)], id)
 	}
 	for name := range t.files {
 		add(name)
@@ -321,10 +320,19 @@ func (t *Tree) instances(of string) []string {
 	for folder := range t.folders {
 		name := strings.TrimSuffix(path.Base(folder), ".d")
 		add(name)
-		if prefix, _, _ := strings.Cut(name, "@"); template(name) != "" && strings.HasSuffix(prefix, "-") && strings.HasPrefix(of, prefix) {
-			add(instantiate(of, name))
+		prefix, _, _ := strings.Cut(name, "@")
+		if template(name) == "" || !strings.HasSuffix(prefix, "-") {
+			continue
+		}
+		for of := range t.files {
+			if strings.HasPrefix(of, prefix) && strings.HasSuffix(of, "@"+service) {
+				add(instantiate(of, name))
+			}
 		}
 	}
-	slices.Sort(all)
-	return slices.Compact(all)
+	for of, list := range all {
+		slices.Sort(list)
+		all[of] = slices.Compact(list)
+	}
+	return all
 }

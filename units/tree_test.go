@@ -129,6 +129,7 @@ func TestInstancesOf(t *testing.T) {
 		etc + "a-@first.service.d/1":       "",
 		etc + "a-b-@second.service.d/1":    "",
 		etc + "a-b@no.service.d/1":         "",
+		etc + "a-b-c@no.socket.d/1":        "",
 		etc + "a-x-@no.service.d/1":        "",
 		etc + "a-b-@.service.d/1":          "",
 		etc + "other@.service":             "-> " + usr + "a-b-c@.service",
@@ -143,7 +144,7 @@ func TestInstancesOf(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := "a-b-c@alias.service a-b-c@file.service a-b-c@first.service a-b-c@linked.service a-b-c@own.service a-b-c@second.service"
-	if got := strings.Join(tree.instances("a-b-c@.service"), " "); got != want {
+	if got := strings.Join(tree.instances()["a-b-c@.service"], " "); got != want {
 		t.Errorf("%s; want %s", got, want)
 	}
 }
