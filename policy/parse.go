@@ -86,6 +86,8 @@ func (t table) absolute(key string) (string, error) {
 		return "", t.errorf(key, "%q is a relative path; expected one that begins with /", s)
 	case path.Clean(s) != s || s == "/":
 		return "", t.errorf(key, "%q is no plain path to a file; expected it without //, . and .., as in %q", s, path.Clean(s))
+	case strings.HasSuffix(s, " ") || strings.HasSuffix(s, `\`):
+		return "", t.errorf(key, "%q ends in a blank or backslash, which does not survive in a unit file", s)
 	case len(s) > pathMax:
 		return "", t.errorf(key, "the path has %d bytes; expected at most %d", len(s), pathMax)
 	}

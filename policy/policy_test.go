@@ -97,6 +97,8 @@ func TestRefuses(t *testing.T) {
 		cred("path = \"/b\"\n"):                                         "credential[0].path: unknown key; expected one of environment, name, option, replaces, source",
 		cred("source = \"b\"\n"):                                        `credential[0].source: "b" is a relative path; expected one that begins with /`,
 		cred("source = \"/a/../b\"\n"):                                  `credential[0].source: "/a/../b" is no plain path to a file; expected it without //, . and .., as in "/b"`,
+		cred("source = '/a\\'\n"):                                       `credential[0].source: "/a\\" ends in a blank or backslash`,
+		cred("source = '/a '\n"):                                        `credential[0].source: "/a " ends in a blank or backslash`,
 		cred("source = \"/\"\n"):                                        "credential[0].source",
 		cred("source = \"/a\\u0000b\"\n"):                               "credential[0].source: \"/a\\x00b\" contains a control character",
 		cred("source = \"/" + strings.Repeat("a", 4095) + "\"\n"):       "credential[0].source: the path has 4096 bytes; expected at most 4095",
