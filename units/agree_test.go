@@ -664,7 +664,7 @@ func planFor(u *Unit) plan {
 		return p
 	}
 	commands, err := splitCommands(list[0].Value)
-	if err != nil || len(commands) != 1 || slices.Contains(shells, path.Base(commands[0].words[0].value)) || strings.ContainsAny(commands[0].prefix, "@:") {
+	if err != nil || len(commands) != 1 || commands[0].runsShell() || strings.ContainsAny(commands[0].prefix, "@:") {
 		return p
 	}
 	words := commands[0].words
@@ -789,7 +789,7 @@ func (p plan) refused(version int) bool {
 		return true
 	}
 	return version < opensCredentials && (len(u.List("Service", "LoadCredential"))+len(u.List("Service", "SetCredential")) > 0 ||
-		u.Last("Service", "RootDirectory")+u.Last("Service", "RootImage") != "")
+		u.Last("Service", "RootDirectory")+u.Last("Service", "RootImage") != "" || u.hidesFailure() != "")
 }
 
 // expect makes of what PID 1 shows without a policy what it is to show with it.

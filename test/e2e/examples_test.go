@@ -131,7 +131,9 @@ func unpack(t *testing.T, m *machine.Machine, folder string) {
 	}
 }
 
-// TestThreePasswords: step-ca with a password for each of its keys.
+// TestThreePasswords: step-ca with a password for each of its keys; and two
+// instances of a template with blobs of their own, that same CA and a registration
+// authority of it, which has the password of its issuer's key.
 func TestThreePasswords(t *testing.T) {
 	text, err := os.ReadFile("../../policy/examples/step-ca.service.toml")
 	if err != nil {
@@ -148,9 +150,24 @@ func TestThreePasswords(t *testing.T) {
 				t.Fatal(err)
 			}
 			write(t, m, "/root/policy", string(text), 0o644)
+			write(t, m, "/root/issuer-policy", "[[credential]]\nname = \"issuer\"\noption = \"--issuer-password-file\"\n", 0o644)
 			boot(t, m, `set -e
 install -D -m 644 /root/policy `+policy+`
+install -m 644 /root/policy /etc/bootseal/step-ca@ca.service.toml
+install -m 644 /root/issuer-policy /etc/bootseal/step-ca@ra.service.toml
 cd /etc/step-ca
+sed 's,config/ca.json --password-file password.txt,config/%i.json,; s,config/ca.json,config/%i.json,; /password.txt/d' \
+	/etc/systemd/system/step-ca.service >/etc/systemd/system/step-ca@.service
+echo "another secret, issuer" >/root/issuer
+export STEPPATH=/etc/step-ca
+step ca provisioner add ra --type JWK --create --password-file=/root/issuer --ca-config=config/ca.json 2>/dev/null
+cat >config/ra.json <<END
+{"address": "127.0.0.1:9443", "dnsNames": ["127.0.0.1"], "authority": {
+	"type": "stepcas", "certificateAuthority": "https://127.0.0.1:8443", "certificateAuthorityFingerprint": "$(step certificate fingerprint certs/root_ca.crt)",
+	"certificateIssuer": {"type": "jwk", "provisioner": "ra"}, "provisioners": [{"type": "ACME", "name": "acme"}]}}
+END
+chown step: config/ca.json config/ra.json
+bootseal encrypt --unit=step-ca@ra.service issuer </root/issuer
 for key in host user; do
 	echo "another secret, $key" >/root/$key
 	step crypto change-pass secrets/ssh_${key}_ca_key --password-file=password.txt --new-password-file=/root/$key --force 2>/dev/null
@@ -158,15 +175,19 @@ for key in host user; do
 done
 chown -R step: secrets
 bootseal encrypt --unit=step-ca.service intermediate <password.txt
-rm password.txt /root/host /root/user
+rm password.txt /root/host /root/user /root/issuer
 `)
 			out := boot(t, m, `
 section health; health
 section command; tr '\0' '\n' </proc/$(property MainPID)/cmdline | grep -A1 password-file
-section status; systemctl status --full step-ca
+systemctl stop step-ca
+section instances; systemctl start step-ca@ca; health; systemctl start step-ca@ra
+for i in $(seq 100); do STEPPATH=/root/.step step ca health --ca-url https://127.0.0.1:9443 --root /etc/step-ca/certs/root_ca.crt 2>/dev/null && break; sleep 0.1; done
+section status; systemctl status --full step-ca step-ca@ca step-ca@ra
 true
 `)
 			want(t, "health", out["health"], "ok")
+			want(t, "health of both instances", out["instances"], "ok\nok")
 			for option, name := range map[string]string{"--password-file": "intermediate", "--ssh-host-password-file": "ssh-host", "--ssh-user-password-file": "ssh-user"} {
 				folder := "/run/credentials/step-ca.service/"
 				if version < 250 {
@@ -191,6 +212,9 @@ func TestKinds(t *testing.T) {
 			"ExecStartPost=-/bin/sh -c 'cat $SECRET_FILE 2>/dev/null'\nExecReload=/bin/kill -HUP $MAINPID\nStandardOutput=append:/bootseal-test/out/phases\n",
 		"accept@.service": "[Service]\n" + read + "'\nStandardInput=socket\nStandardOutput=socket\n",
 		"accept.socket":   "[Socket]\nListenStream=/run/accept.sock\nAccept=yes\n",
+		// Neither starts: one has no blob but a value of its own, the other's policy is broken.
+		"fallback.service": "[Service]\nSetCredential=two:plain\nExecStart=/bin/sh -c 'cat $CREDENTIALS_DIRECTORY/two; sleep 1000'\nStandardOutput=append:/bootseal-test/out/refused\n",
+		"success.service":  "[Service]\nSuccessExitStatus=78\nExecStart=/bin/sh -c 'echo started; sleep 1000'\nStandardOutput=append:/bootseal-test/out/refused\n",
 	}
 	for _, version := range machine.Versions {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
@@ -204,6 +228,8 @@ func TestKinds(t *testing.T) {
 				write(t, m, "/root/policies/"+name+".toml", "[[credential]]\nname = \"one\"\nenvironment = \"SECRET_FILE\"\n", 0o644)
 			}
 			remove(t, m, "/root/policies/accept.socket.toml")
+			write(t, m, "/root/policies/fallback.service.toml", "[[credential]]\nname = \"two\"\n", 0o644)
+			write(t, m, "/root/policies/success.service.toml", "nonsense\n", 0o644)
 			write(t, m, "/usr/bin/client", "#!/usr/bin/perl\nuse Socket;\nsocket(my $s, AF_UNIX, SOCK_STREAM, 0) or die;\nconnect($s, pack_sockaddr_un('/run/accept.sock')) or die;\nprint <$s>;\n", 0o755)
 			boot(t, m, `printf 'secret.' | bootseal encrypt --with-key=tpm2 --name=one - /etc/credstore.encrypted/one && mkdir -p /etc/bootseal && mv /root/policies/* /etc/bootseal`)
 			out := boot(t, m, `
@@ -211,7 +237,8 @@ touch /bootseal-test/out/oneshot /bootseal-test/out/phases
 section oneshot; systemctl start oneshot; property Result oneshot; cat /bootseal-test/out/oneshot
 section phases; systemctl start phases; sleep 1; property ActiveState phases; cat /bootseal-test/out/phases
 section accept; systemctl start accept.socket; client; client
-section status; systemctl status --full oneshot phases 'accept@*' 2>&1; journalctl --boot --unit='accept@*'
+section refused; touch /bootseal-test/out/refused; systemctl start fallback success 2>/dev/null; for unit in fallback success; do for i in $(seq 50); do [ $(property ActiveState $unit) = failed ] && break; sleep 0.1; done; property ActiveState $unit; done; cat /bootseal-test/out/refused
+section status; systemctl status --full oneshot phases fallback success 'accept@*' 2>&1; journalctl --boot --unit='accept@*'
 true
 `)
 			want(t, "oneshot", out["oneshot"], "success\nsecret.secret.")
@@ -221,6 +248,7 @@ true
 				want(t, "phases", phases, "active\nsecret.secret.secret.")
 			}
 			want(t, "accept", out["accept"], "secret.secret.")
+			want(t, "refused", out["refused"], "failed\nfailed")
 			if t.Failed() {
 				t.Log(out["status"])
 			}
