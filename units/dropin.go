@@ -123,8 +123,7 @@ func render(p *policy.Policy, u *Unit, delivery policy.Delivery, version int) (s
 	case rooted:
 		return "", errors.New("the unit has a root directory of its own, in which the hook cannot run")
 	case slices.ContainsFunc(u.whole.List("Service", "TemporaryFileSystem"), func(s Setting) bool {
-		folder, _, _ := strings.Cut(s.Value, ":")
-		return folder == "/"
+		return slices.ContainsFunc(strings.Fields(s.Value), func(word string) bool { return word == "/" || strings.HasPrefix(word, "/:") })
 	}):
 		return "", errors.New("the unit has a TemporaryFileSystem= in place of /, in which the hook cannot run")
 	case u.whole.hidesFailure() != "":
@@ -342,7 +341,7 @@ func renderBlocked(source string, u *Unit, p *policy.Policy, reason string) stri
 	}
 	if u != nil {
 		// In a root directory of its own there is no helper to say why.
-		for _, name := range []string{"RootDirectory", "RootImage", "TemporaryFileSystem", "InaccessiblePaths"} {
+		for _, name := range []string{"RootDirectory", "RootImage", "TemporaryFileSystem", "InaccessiblePaths", "NoExecPaths"} {
 			if u.Last("Service", name) != "" {
 				d.set(name, "")
 			}
@@ -399,7 +398,7 @@ func (u *Unit) later() (before *Unit, after []Setting, err error) {
 // one of the same name in /run/systemd/generator.
 func outranksGenerator(file string) bool {
 	folder := path.Dir(path.Dir(file))
-	return path.Base(path.Dir(file)) != "service.d" &&
+	return path.Base(path.Dir(file)) != "service.d" && folder != splitUsr &&
 		slices.Index(searchPath, folder) < slices.Index(searchPath, "/usr/local/lib/systemd/system")
 }
 
