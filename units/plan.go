@@ -36,10 +36,11 @@ type Plan struct {
 // Planner works out the drop-ins for policies on one machine. Its methods may be
 // called at the same time.
 type Planner struct {
-	dir     root.Dir
-	tree    *Tree
-	version int
-	tpm2    func() error // why PID 1 cannot use a TPM, whatever the blob
+	dir       root.Dir
+	tree      *Tree
+	version   int
+	tpm2      func() error           // why PID 1 cannot use a TPM, whatever the blob
+	automount func(name string) bool // whether PID 1 would have to mount something first
 	// assumeTPM2 says that systemd is taken to be built with TPM2 support.
 	assumeTPM2 bool
 }
@@ -69,7 +70,7 @@ func newPlanner(dir root.Dir, version int) (*Planner, error) {
 	if err != nil {
 		return nil, err
 	}
-	pl := &Planner{dir: dir, tree: tree, version: version}
+	pl := &Planner{dir: dir, tree: tree, version: version, automount: machine.Automounts(dir)}
 	pl.tpm2 = sync.OnceValue(pl.unsealsTPM2)
 	return pl, nil
 }
@@ -146,6 +147,9 @@ func (pl *Planner) apply(p *policy.Policy, u *Unit) (Plan, error) {
 func (pl *Planner) filesSet(p *policy.Policy, u *Unit) error {
 	for _, s := range u.List("Service", "EnvironmentFile") {
 		for _, file := range pl.glob(u.expand(strings.TrimPrefix(s.Value, "-"))) {
+			if pl.automount(file) {
+				continue
+			}
 			text, err := pl.dir.ReadFile(file, maxFile)
 			if err != nil {
 				continue
@@ -169,6 +173,9 @@ func (pl *Planner) glob(pattern string) []string {
 		return []string{pattern}
 	}
 	var files []string
+	if pl.automount(folder) {
+		return nil
+	}
 	entries, _ := pl.dir.ReadDir(folder)
 	for _, entry := range entries {
 		if ok, err := path.Match(base, entry.Name()); ok && err == nil {
@@ -192,11 +199,13 @@ func (pl *Planner) delivery(p *policy.Policy) (_ policy.Delivery, why string, er
 		why = fmt.Sprintf("systemd %d opens the credentials itself", pl.version)
 	}
 	for _, c := range p.Credentials {
-		blob, err := ReadBlob(pl.dir, p, c)
+		var blob *credential.Blob
 		// One that is missing may be there when the unit starts, or else the
 		// unit says so.
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return "", "", err
+		if !pl.automount(c.Source) {
+			if blob, err = ReadBlob(pl.dir, p, c); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return "", "", err
+			}
 		}
 		if err := pl.opens(blob, p.Seal); err != nil && fits != policy.Prestart {
 			fits, socketOnly = policy.Socket, fmt.Errorf("credential %s, %s: %w", c.Name, c.Source, err)
