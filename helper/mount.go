@@ -77,56 +77,74 @@ func enterHost() error {
 // place puts files on a fresh ramfs in the unit's folder, owned by uid and read
 // only. On failure nothing is left there.
 func place(unit string, uid int, files []secretFile) error {
-	if err := openStore(); err != nil {
-		return err
-	}
-	if err := remove(unit); err != nil {
-		return err
-	}
-	folder := filepath.Join(store, unit)
-	err := os.Mkdir(folder, 0o700)
-	if err == nil {
-		err = mountRamfs(folder)
-	}
-	if err == nil {
-		err = fill(folder, uid, files)
-	}
-	if err == nil {
-		err = unix.Mount("", folder, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|ramfsFlags, "")
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("placing the credentials in %s: %w", folder, err), remove(unit))
-	}
-	return nil
-}
-
-// openStore makes the store. systemd may have made it first, as a mount point
-// with mode 0755.
-func openStore() error {
-	if err := os.Mkdir(store, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	dir, err := os.OpenFile(store, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	dir, err := openStore()
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
-		return fmt.Errorf("%s: %w", store, err)
+	if err := clearAway(unit); err != nil {
+		return err
 	}
-	if st.Uid != 0 {
-		return fmt.Errorf("%s belongs to user %d; expected root", store, st.Uid)
+	folder := filepath.Join(store, unit)
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		return err
 	}
-	return dir.Chmod(0o700)
+	flags, err := mountRamfs(folder)
+	if err == nil {
+		err = fill(folder, uid, files)
+	}
+	if err == nil {
+		err = unix.Mount("", folder, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|flags, "")
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("placing the credentials in %s: %w", folder, err), clearAway(unit))
+	}
+	return nil
 }
 
-func mountRamfs(folder string) error {
-	err := unix.Mount("ramfs", folder, "ramfs", ramfsFlags|unix.MS_NOSYMFOLLOW, "mode=0700")
-	if errors.Is(err, unix.EINVAL) { // before Linux 5.10
-		err = unix.Mount("ramfs", folder, "ramfs", ramfsFlags, "mode=0700")
+// openStore makes the store, and holds it until the folder is closed: a hook that
+// meets another would undo half of its work. systemd may have made the store
+// first, as a mount point with mode 0755.
+func openStore() (dir *os.File, err error) {
+	if err := os.Mkdir(store, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
 	}
-	return err
+	dir, err = os.OpenFile(store, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			dir.Close()
+		}
+	}()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return nil, fmt.Errorf("%s: %w", store, err)
+	}
+	if st.Uid != 0 {
+		return nil, fmt.Errorf("%s belongs to user %d; expected root", store, st.Uid)
+	}
+	if err := dir.Chmod(0o700); err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		return nil, fmt.Errorf("locking %s: %w", store, err)
+	}
+	return dir, nil
+}
+
+// mountRamfs returns the flags that the kernel took.
+func mountRamfs(folder string) (flags uintptr, err error) {
+	flags = ramfsFlags | unix.MS_NOSYMFOLLOW
+	err = unix.Mount("ramfs", folder, "ramfs", flags, "mode=0700")
+	if errors.Is(err, unix.EINVAL) {
+		flags = ramfsFlags
+		if err = unix.Mount("ramfs", folder, "ramfs", flags, "mode=0700"); err == nil {
+			warn("%s is mounted without nosymfollow, which takes Linux 5.10", folder)
+		}
+	}
+	return flags, err
 }
 
 // fill writes the files with the modes that credentials have on systemd 247.
@@ -167,6 +185,16 @@ func fill(folder string, uid int, files []secretFile) error {
 // remove takes away the unit's folder with everything mounted on it. It is no
 // error if there is none.
 func remove(unit string) error {
+	dir, err := openStore()
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return clearAway(unit)
+}
+
+// clearAway is remove for those who hold the store.
+func clearAway(unit string) error {
 	folder := filepath.Join(store, unit)
 	for {
 		err := unix.Unmount(folder, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)

@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -90,17 +91,29 @@ touch /bootseal-test/out/db
 section started; systemctl start db && echo yes
 section got; for i in $(seq 50); do [ -s /bootseal-test/out/db ] && break; sleep 0.1; done; cat /bootseal-test/out/db
 section by others; setpriv --reuid=nobody --regid=nogroup --clear-groups ls /run/bootseal/db.service 2>/dev/null
+section options; awk '$2 == "/run/bootseal/db.service" { print $3 "," $4 }' /proc/mounts
 section restarted; systemctl restart db && property ActiveState db
 section stopped; systemctl stop db; property ActiveState db
 section plaintext; plaintext
 rm /etc/credstore.encrypted/db-password
 section refused; systemctl start db 2>/dev/null || echo yes
 section status; systemctl status --full db
-true
+section hooks at once
+printf %s hidden | bootseal encrypt -H --name=twice - /etc/credstore.encrypted/twice
+for _ in $(seq 10); do bootseal unseal --unit=twice.service twice & hooks+=($!); done
+for hook in ${hooks[@]}; do wait $hook || echo failed; done
+cat /run/bootseal/twice.service/twice; echo
+bootseal cleanup --unit=twice.service; ls /run/bootseal
 `)
 			want(t, "started", out["started"], "yes")
 			want(t, "the service got", out["got"], password)
 			want(t, "other processes of the same user see", out["by others"], "")
+			for _, option := range []string{"ramfs", "ro", "nosuid", "nodev", "noexec", "nosymfollow"} {
+				if !slices.Contains(strings.Split(out["options"], ","), option) {
+					t.Errorf("the plaintext is mounted as %s; want %s", out["options"], option)
+				}
+			}
+			want(t, "ten hooks of one unit at once", out["hooks at once"], "hidden")
 			want(t, "restarted", out["restarted"], "active")
 			want(t, "stopped", out["stopped"], "inactive")
 			want(t, "plaintext after stop", out["plaintext"], "")
