@@ -11,6 +11,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -34,12 +35,18 @@ const (
 	// together connect together.
 	gather = 20 * time.Millisecond
 	batch  = 10
-	// patience is how long a peer may take to read its credential.
+	// patience is how long a peer may take to read its credential, and readers
+	// how many may do so at the same time: a unit that gets little of the
+	// processor reads slowly, and is not to keep the others waiting.
 	patience = 10 * time.Second
-	// refusal is more than systemd takes as a credential, in bytes. It makes PID
-	// 1 fail the unit also where it takes an empty answer for an empty secret.
-	refusal = 1<<20 + 1
+	readers  = 64
+	// reloadTime is how long it waits for the drop-ins when systemd reloads.
+	reloadTime = 2 * time.Second
 )
+
+// refusal is more than systemd takes as a credential. It makes PID 1 fail the
+// unit also where it takes an empty answer for an empty secret.
+var refusal [1<<20 + 1]byte
 
 // request is a connection from PID 1, and what it is to be answered with.
 type request struct {
@@ -51,9 +58,19 @@ type request struct {
 	plain  bool // systemd cannot open an answer that is sealed
 }
 
+// server opens the credentials one after the other: the TPM can do only one thing
+// at a time, and requests that come together share the primary key.
+type server struct {
+	answers sync.WaitGroup
+	slots   chan struct{} // for readers
+	booting bool          // the TPM has not been waited for
+}
+
+func newServer() *server {
+	return &server{slots: make(chan struct{}, readers), booting: true}
+}
+
 // serve answers the LoadCredential= connections that bootseal.socket accepts.
-// One server answers one after the other: the TPM can do only one thing at a
-// time, and requests that come together share the primary key.
 func serve(args []string) error {
 	if err := parseFlags(flagSet("serve"), args); err != nil {
 		return err
@@ -77,6 +94,8 @@ func serve(args []string) error {
 		<-end
 		listener.Close()
 	}()
+	s := newServer()
+	defer s.answers.Wait()
 	for {
 		requests, err := receive(listener)
 		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
@@ -85,7 +104,7 @@ func serve(args []string) error {
 		if err != nil {
 			return fmt.Errorf("waiting for connections: %w", err)
 		}
-		answer(requests)
+		s.answer(requests)
 	}
 }
 
@@ -112,33 +131,51 @@ func receive(listener *net.UnixListener) ([]*request, error) {
 	}
 }
 
-// answer sends each request its credential, or a refusal.
-func answer(requests []*request) {
+// answer has each request sent its credential, or a refusal.
+func (s *server) answer(requests []*request) {
 	var good []*request
 	for _, r := range requests {
 		if err := r.identify(); err != nil {
-			r.refuse(err)
+			s.send(func() { r.refuse(err) })
 			continue
 		}
 		good = append(good, r)
 	}
 	for len(good) > 0 {
 		all := make([]*sealed, len(good))
+		useTPM2 := false
 		for i, r := range good {
 			all[i] = r.sealed
+			useTPM2 = useTPM2 || r.sealed.blob.Type.NeedsTPM2()
 		}
 		// Null credentials are here only where the policy asks for them.
-		opened, err := opening{booting: true, allowNull: true, anyScope: true, now: time.Now()}.open(all)
+		opened, err := opening{booting: s.booting, allowNull: true, anyScope: true, now: time.Now()}.open(all)
+		s.booting = s.booting && !useTPM2
 		if err != nil {
-			good = without(good, err)
+			good = s.without(good, err)
 			continue
 		}
 		for i, r := range good {
-			r.send(opened[i].Payload)
+			s.send(func() {
+				defer opened[i].Wipe()
+				r.send(opened[i].Payload)
+			})
 		}
-		wipe(opened)
 		return
 	}
+}
+
+// send has an answer written, without waiting until the peer has read it.
+func (s *server) send(write func()) {
+	s.slots <- struct{}{}
+	s.answers.Add(1)
+	go func() {
+		defer func() {
+			<-s.slots
+			s.answers.Done()
+		}()
+		write()
+	}()
 }
 
 // ofTPM are the causes that keep every secret in the TPM.
@@ -146,19 +183,19 @@ var ofTPM = []error{machine.ErrNoTPM, machine.ErrTPMBusy, machine.ErrTPMResponse
 
 // without refuses the request that err is about, or all that need the TPM if it
 // is about that, and returns the others.
-func without(requests []*request, err error) (others []*request) {
+func (s *server) without(requests []*request, err error) (others []*request) {
 	var at *sealedError
 	one := errors.As(err, &at) && !slices.ContainsFunc(ofTPM, func(cause error) bool { return errors.Is(err, cause) })
 	for _, r := range requests {
 		if one && r.sealed == at.sealed || !one && r.sealed.blob.Type.NeedsTPM2() {
-			r.refuse(err)
+			s.send(func() { r.refuse(err) })
 			continue
 		}
 		others = append(others, r)
 	}
 	if len(others) == len(requests) {
 		for _, r := range requests {
-			r.refuse(err)
+			s.send(func() { r.refuse(err) })
 		}
 		return nil
 	}
@@ -180,26 +217,22 @@ func (r *request) identify() error {
 	if r.unit, r.name, err = parsePeer(peer.Name); err != nil {
 		return err
 	}
-	cred, err := peerCredentials(r.conn)
-	if err != nil {
-		return err
-	}
-	if cred.Uid != 0 {
-		return fmt.Errorf("the peer runs as user %d; expected root", cred.Uid)
-	}
-	if err := inUnit(root.Dir("/"), int(cred.Pid), r.unit); err != nil {
+	if err := checkPeer(r.conn, r.unit); err != nil {
 		return err
 	}
 	if r.policy, err = policy.ForUnit("/", r.unit); err != nil {
 		return err
 	}
-	r.plain = takesPlain(root.Dir("/"), r.unit)
 	for _, c := range r.policy.Credentials {
 		if c.Name != r.name {
 			continue
 		}
 		blob, err := units.ReadBlob("/", r.policy, c)
+		if err != nil {
+			return err
+		}
 		r.sealed = &sealed{file: c.Source, name: c.Name, blob: blob}
+		r.plain, err = takesPlain(root.Dir("/"), r.unit)
 		return err
 	}
 	return fmt.Errorf("%s has no credential of that name", r.policy.Path)
@@ -207,16 +240,26 @@ func (r *request) identify() error {
 
 // takesPlain tells whether the unit's drop-in asks for an answer that is not
 // sealed: before systemd 250 there is no other. The server may not look at PID
-// 1's executable to find out itself.
-func takesPlain(dir root.Dir, unit string) bool {
+// 1's executable to find out itself. While systemd reloads, the drop-in is away,
+// or one that blocks the unit is in its place; a guess could make systemd take a
+// sealed answer for the secret.
+func takesPlain(dir root.Dir, unit string) (plain bool, err error) {
 	const most = 64 << 10
-	for _, name := range []string{unit, policy.Template(unit)} {
-		text, err := dir.ReadFile(path.Join(generated, name+".d", units.DropInName), most)
-		if err == nil {
-			return !bytes.Contains(text, []byte("\nLoadCredentialEncrypted="))
+	for end := time.Now().Add(reloadTime); ; time.Sleep(50 * time.Millisecond) {
+		for _, name := range []string{unit, policy.Template(unit)} {
+			text, err := dir.ReadFile(path.Join(generated, name+".d", units.DropInName), most)
+			switch {
+			case err != nil:
+			case bytes.Contains(text, []byte("\nLoadCredentialEncrypted=")):
+				return false, nil
+			case bytes.Contains(text, []byte("\nLoadCredential=")):
+				return true, nil
+			}
+		}
+		if time.Now().After(end) {
+			return false, fmt.Errorf("there is no drop-in of bootseal-generator that loads a credential; run \"systemctl daemon-reload\"")
 		}
 	}
-	return false
 }
 
 // parsePeer splits the address "@RANDOM/unit/UNIT/NAME", systemd.exec(5).
@@ -234,41 +277,92 @@ func parsePeer(address string) (unit, name string, err error) {
 	return part[2], part[3], nil
 }
 
-func peerCredentials(conn *net.UnixConn) (cred *unix.Ucred, err error) {
+// checkPeer makes sure that root, and a process of the unit, has connected.
+func checkPeer(conn *net.UnixConn, unit string) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if controlErr := raw.Control(func(fd uintptr) {
-		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); controlErr != nil {
-		return nil, controlErr
+	var cred *unix.Ucred
+	pidfd := -1
+	controlErr := raw.Control(func(fd uintptr) {
+		if cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pidfd, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEERPIDFD)
+		}
+	})
+	switch {
+	case controlErr != nil:
+		return controlErr
+	case errors.Is(err, unix.ENOPROTOOPT): // before Linux 6.5
+		pidfd = -1
+	case err != nil:
+		return fmt.Errorf("finding the peer: %w", err)
 	}
-	return cred, err
+	if pidfd >= 0 {
+		defer unix.Close(pidfd)
+	}
+	if cred.Uid != 0 {
+		return fmt.Errorf("the peer runs as user %d; expected root", cred.Uid)
+	}
+	if err := inUnit(root.Dir("/"), int(cred.Pid), unit); err != nil {
+		return err
+	}
+	// If it lives, what has been looked at is it and not one that came after it
+	// with the same number.
+	ended, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
+	if err == nil && ended != 0 {
+		err = fmt.Errorf("the peer, process %d, has ended", cred.Pid)
+	}
+	return err
 }
 
-// inUnit makes sure that a process belongs to the unit's control group.
+// inUnit makes sure that a process belongs to the control group that systemd has
+// made for the unit. Those below it are the unit's own, and may have any name.
 func inUnit(dir root.Dir, pid int, unit string) error {
-	const most = 64 << 10
-	text, err := dir.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid), most)
+	peer, err := controlGroups(dir, pid)
 	if err != nil {
 		return fmt.Errorf("finding the peer's control group: %w", err)
 	}
-	for _, line := range strings.Split(strings.TrimSuffix(string(text), "\n"), "\n") {
-		// HIERARCHY:CONTROLLERS:PATH, cgroups(7); systemd's own hierarchy is
-		// the unified one or has its name.
-		field := strings.SplitN(line, ":", 3)
-		if len(field) != 3 || !(field[0] == "0" && field[1] == "" || field[1] == "name=systemd") {
+	manager, err := controlGroups(dir, 1)
+	if err != nil {
+		return fmt.Errorf("finding PID 1's control group: %w", err)
+	}
+	for hierarchy, group := range peer {
+		top := strings.TrimSuffix(strings.TrimSuffix(manager[hierarchy], "/init.scope"), "/")
+		below, ok := strings.CutPrefix(group, top+"/")
+		if !ok {
 			continue
 		}
-		for group := field[2]; group != "/" && group != "."; group = path.Dir(group) {
+		for _, name := range strings.Split(below, "/") {
+			if strings.HasSuffix(name, ".slice") {
+				continue
+			}
 			// systemd puts "_" before names that the kernel has uses for.
-			if strings.TrimPrefix(path.Base(group), "_") == unit {
+			if strings.TrimPrefix(name, "_") == unit {
 				return nil
 			}
+			break
 		}
 	}
 	return fmt.Errorf("the peer, process %d, is not in the control group of %s; expected PID 1 to ask on its behalf", pid, unit)
+}
+
+// controlGroups returns a process's groups in the hierarchies that systemd uses
+// for its units: the unified one, or the one that has its name.
+func controlGroups(dir root.Dir, pid int) (map[string]string, error) {
+	const most = 64 << 10
+	text, err := dir.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid), most)
+	if err != nil {
+		return nil, err
+	}
+	groups := map[string]string{}
+	for _, line := range strings.Split(strings.TrimSuffix(string(text), "\n"), "\n") {
+		field := strings.SplitN(line, ":", 3) // HIERARCHY:CONTROLLERS:PATH, cgroups(7)
+		if len(field) == 3 && (field[0] == "0" && field[1] == "" || field[1] == "name=systemd") {
+			groups[field[1]] = field[2]
+		}
+	}
+	return groups, nil
 }
 
 // send answers with the credential, sealed with the host key: an answer that was
@@ -319,7 +413,7 @@ func (r *request) refuse(cause error) {
 		r.say("refusing", cause)
 	}
 	if err := r.conn.SetDeadline(time.Now().Add(patience)); err == nil {
-		_, _ = r.conn.Write(make([]byte, refusal))
+		_, _ = r.conn.Write(refusal[:])
 	}
 }
 
