@@ -215,15 +215,20 @@ func apply(args []string) error {
 			return err
 		}
 		for _, name := range names {
-			if m.state(name) != "active" {
-				continue
+			active := m.state(name) == "active"
+			var err error
+			if active {
+				err = m.restart(name)
 			}
-			if err := m.restart(name); err != nil {
+			// The hook that takes the plaintext away is gone, too.
+			err = errors.Join(err, remove(name))
+			switch {
+			case err != nil:
 				fmt.Printf("%s: its policy is gone: %v\n", name, err)
 				failed = append(failed, name)
-				continue
+			case active:
+				fmt.Printf("%s: its policy is gone, restarted without it\n", name)
 			}
-			fmt.Printf("%s: its policy is gone, restarted without it\n", name)
 		}
 	}
 	if len(failed) > 0 {

@@ -169,6 +169,7 @@ section gone; bootseal apply inst@a 2>&1; echo exit status $?
 rm /etc/bootseal/*
 sed -i 's/cat.*&& //' /etc/systemd/system/app.service
 section removed; bootseal apply 2>&1; echo exit status $?
+section left; ls -d /run/bootseal/*.service 2>/dev/null
 section removed again; bootseal apply 2>&1; echo exit status $?
 section stranger; bootseal apply nosuch 2>&1; echo exit status $?
 `)
@@ -186,6 +187,7 @@ section stranger; bootseal apply nosuch 2>&1; echo exit status $?
 			want(t, "the unit of the broken policy", out["lives"], "active")
 			wantContains(t, "no blob", out["gone"], "inst@a.service: restarting inst@a.service: it did not stay up", "bootseal explain inst@a.service", "exit status 1")
 			want(t, "no policy any more", out["removed"], "app.service: its policy is gone, restarted without it\nexit status 0")
+			want(t, "plaintext without a policy", out["left"], "")
 			wantContains(t, "no policy any more, again", out["removed again"], "no policy", "exit status 78")
 			wantContains(t, "no policy", out["stranger"], "nosuch.service: no policy", "exit status 78")
 		})
