@@ -95,6 +95,9 @@ func (t table) absolute(key string) (string, error) {
 }
 
 func parse(text []byte) (*Policy, error) {
+	if err := checkNesting(text); err != nil {
+		return nil, err
+	}
 	var values map[string]any
 	if _, err := toml.Decode(string(text), &values); err != nil {
 		var syntax toml.ParseError

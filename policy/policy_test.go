@@ -221,3 +221,30 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// The decoder would take minutes, and systemd waits.
+func TestDeep(t *testing.T) {
+	const size = maxSize / 2
+	for _, text := range []string{
+		strings.Repeat("a.", size) + "a = 1\n",
+		strings.Repeat("'a' . \"a\" . ", size/12) + "a = 1\n",
+		"[" + strings.Repeat("a.", size) + "a]\n",
+		"a = " + strings.Repeat("{a=", size/3),
+		"a = " + strings.Repeat("[", size),
+		"a = {b = \"\"\"\"\"\"\"\", " + strings.Repeat("a.", size) + "a = 1}\n",
+		"a = {b = '''b'''', " + strings.Repeat("a.", size) + "a = 1}\n",
+		"a = {b = \"\\\\\", " + strings.Repeat("a.", size) + "a = 1}\n",
+		"a = {b = '\\', " + strings.Repeat("a.", size) + "a = 1}\n",
+		"a = [ # \"\n" + strings.Repeat("[", size),
+	} {
+		if _, err := parse([]byte("\n" + text)); err == nil || !strings.Contains(err.Error(), "line ") || !strings.Contains(err.Error(), "nests more than 8 deep") {
+			t.Errorf("%.20q: %v", text, err)
+		}
+	}
+	const dots = "a.b.c.d.e.f.g.h.i.j.k"
+	p, err := parse([]byte("# ........ " + dots + "\n[[credential]] # " + strings.Repeat("[", 20) + "\nname = \"" + dots +
+		"\"\nsource = \"\"\"\\\n  /" + dots + "\"\"\"\nreplaces = '/[[[[[[[[[{{{" + dots + "'\n"))
+	if err != nil || p.Credentials[0].Name != dots || p.Credentials[0].Source != "/"+dots {
+		t.Errorf("%+v, %v; want text with many dots and brackets to be accepted", p, err)
+	}
+}
