@@ -1,93 +1,117 @@
 # bash completion for bootseal(1)
 
+# Candidates are never given to "compgen -W", which runs commands that it finds
+# in them.
+
 _bootseal_policies() {
 	local dir file
+	local -A seen=()
 	for dir in /etc/bootseal /run/bootseal/policy /usr/local/lib/bootseal /usr/lib/bootseal; do
 		for file in "$dir"/*.service.toml; do
-			[[ -s $file ]] && file=${file##*/} && printf '%s\n' "${file%.toml}"
+			[[ -e $file && -z ${seen[${file##*/}]-} ]] || continue
+			seen[${file##*/}]=1
+			# An empty one masks.
+			[[ -s $file ]] && file=${file##*/} && words+=("${file%.toml}")
 		done
 	done
 }
 
-# _bootseal_names UNIT: the credentials in its policy
+# _bootseal_names UNIT: the credentials in its policy, or its template's
 _bootseal_names() {
-	local dir unit=$1
+	local dir name unit=$1
 	[[ $unit == *.* ]] || unit+=.service
-	for dir in /etc/bootseal /run/bootseal/policy /usr/local/lib/bootseal /usr/lib/bootseal; do
-		[[ -e $dir/$unit.toml ]] || continue
-		sed -n 's/^[[:blank:]]*name[[:blank:]]*=[[:blank:]]*"\([^"]*\)".*/\1/p' "$dir/$unit.toml"
-		return
+	for name in "$unit" "${unit%%@*}@.service"; do
+		for dir in /etc/bootseal /run/bootseal/policy /usr/local/lib/bootseal /usr/lib/bootseal; do
+			[[ -e $dir/$name.toml ]] || continue
+			mapfile -t words < <(sed -n 's/^[[:blank:]]*name[[:blank:]]*=[[:blank:]]*"\([^"]*\)".*/\1/p' "$dir/$name.toml")
+			return
+		done
 	done
 }
 
 _bootseal_blobs() {
 	local file
 	for file in /etc/credstore.encrypted/*; do
-		[[ -f $file ]] && printf '%s\n' "$file"
+		[[ -f $file ]] && words+=("$file")
 	done
 }
 
 _bootseal() {
-	local cur=${COMP_WORDS[COMP_CWORD]} verb='' unit='' option='' i words
+	local before=${COMP_LINE:0:COMP_POINT} cur verb='' unit='' option='' value word i
+	local -a line args=() words=()
 	local verbs='encrypt decrypt list cat setup has-tpm2 help preview inspect check apply reseal rotate explain'
 	local options='--unit= --compat= --systemd= --root= --unseal --metrics= --json= --no-legend --help --version
 		--with-key= -H -T --tpm2-device= --tpm2-pcrs= --tpm2-public-key= --tpm2-public-key-pcrs= --tpm2-signature=
 		--user --uid= --name= --timestamp= --not-after= --allow-null --refuse-null --pretty --newline= --transcode=
 		--system --quiet --no-pager --no-ask-password'
-	# "=" is a word of its own in COMP_WORDS.
-	for ((i = 1; i < COMP_CWORD; i++)); do
-		if [[ ${COMP_WORDS[i]} == --unit && ${COMP_WORDS[i + 1]} == = && $((i + 2)) -lt $COMP_CWORD ]]; then unit=${COMP_WORDS[i + 2]}; fi
-		if [[ ${COMP_WORDS[i]} != -* && ${COMP_WORDS[i]} != = && ${COMP_WORDS[i - 1]} != = && -z $verb ]]; then verb=${COMP_WORDS[i]}; fi
+	# COMP_WORDS has "=", "@" and ":" as words of their own.
+	read -ra line <<<"$before"
+	[[ $before == *[[:blank:]] ]] && line+=('')
+	cur=${line[-1]}
+	for ((i = 1; i < ${#line[@]} - 1; i++)); do
+		word=${line[i]}
+		if [[ -n $option ]]; then
+			[[ $option == --unit ]] && unit=$word
+			option=''
+		elif [[ $word == --unit=* ]]; then
+			unit=${word#*=}
+		elif [[ $word == -* ]]; then
+			[[ $options =~ (^|[[:space:]])"$word=" ]] && option=$word
+		elif [[ -z $verb ]]; then
+			verb=$word
+		else
+			args+=("$word")
+		fi
 	done
-	if [[ $cur == = ]]; then
-		option=${COMP_WORDS[COMP_CWORD - 1]} cur=
-	elif [[ ${COMP_WORDS[COMP_CWORD - 1]} == = ]]; then
-		option=${COMP_WORDS[COMP_CWORD - 2]}
-	fi
+	value=$cur
+	[[ -z $option && $cur == --*=* ]] && option=${cur%%=*} value=${cur#*=}
 	COMPREPLY=()
 	case $option in
-	--unit) words=$(_bootseal_policies) ;;
-	--with-key) words='host tpm2 host+tpm2 tpm2-with-public-key host+tpm2-with-public-key null auto auto-initrd' ;;
-	--json) words='short pretty off' ;;
-	--newline) words='auto yes no' ;;
-	--transcode) words='base64 unbase64 hex unhex' ;;
-	--root | --metrics | --tpm2-public-key | --tpm2-signature)
-		compopt -o filenames 2>/dev/null
-		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
-		return
-		;;
-	--*) return ;;
+	--unit) _bootseal_policies ;;
+	--with-key) words=(host tpm2 host+tpm2 tpm2-with-public-key host+tpm2-with-public-key null auto auto-initrd) ;;
+	--json) words=(short pretty off) ;;
+	--newline) words=(auto yes no) ;;
+	--transcode) words=(base64 unbase64 hex unhex) ;;
+	--root | --metrics | --tpm2-public-key | --tpm2-signature) compopt -o default ;;
+	--*) ;;
 	*)
 		if [[ $cur == -* ]]; then
-			words=$options
-			compopt -o nospace 2>/dev/null
+			read -ra words <<<"${options//[[:space:]]/ }"
 		elif [[ -z $verb ]]; then
-			words=$verbs
+			read -ra words <<<"$verbs"
 		else
-			case $verb in
-			preview | check | apply | explain) words=$(_bootseal_policies) ;;
-			inspect | reseal) words="$(_bootseal_policies) $(_bootseal_blobs) $(compgen -f -- "$cur")" ;;
-			rotate)
-				if [[ ${COMP_WORDS[COMP_CWORD - 1]} == rotate ]]; then
-					words=$(_bootseal_policies)
-				else
-					words="$(_bootseal_names "${COMP_WORDS[COMP_CWORD - 1]}") $(compgen -f -- "$cur")"
-				fi
+			# Files where nothing else fits.
+			case $verb,${#args[@]} in
+			preview,* | check,* | apply,* | explain,* | rotate,0) _bootseal_policies ;;
+			inspect,* | reseal,*)
+				_bootseal_policies
+				_bootseal_blobs
+				compopt -o default
 				;;
-			encrypt)
-				if [[ -n $unit ]]; then
-					words="$(_bootseal_names "$unit") $(compgen -f -- "$cur")"
-				else
-					words=$(compgen -f -- "$cur")
-				fi
+			rotate,1) _bootseal_names "${args[0]}" ;;
+			encrypt,0) if [[ -n $unit ]]; then _bootseal_names "$unit"; else compopt -o default; fi ;;
+			decrypt,0)
+				_bootseal_blobs
+				compopt -o default
 				;;
-			decrypt) words="$(_bootseal_blobs) $(compgen -f -- "$cur")" ;;
-			cat) [[ -n ${CREDENTIALS_DIRECTORY-} ]] && words=$(ls -- "$CREDENTIALS_DIRECTORY") ;;
+			rotate,2 | encrypt,1 | decrypt,1) compopt -o default ;;
+			cat,*)
+				[[ -n ${CREDENTIALS_DIRECTORY-} ]] && for word in "$CREDENTIALS_DIRECTORY"/*; do
+					[[ -f $word ]] && words+=("${word##*/}")
+				done
+				;;
 			esac
 		fi
 		;;
 	esac
-	mapfile -t COMPREPLY < <(compgen -W "${words-}" -- "$cur")
+	# Readline puts what it gets in the place of $2, which may be a part of the word.
+	local begin=${cur%"$value"} kept=${cur%"$2"}
+	for word in "${words[@]}"; do
+		[[ $word == "$value"* ]] || continue
+		word=$begin$word
+		COMPREPLY+=("${word#"$kept"}")
+	done
+	[[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace
 }
 
 complete -F _bootseal bootseal

@@ -3,20 +3,47 @@
 set -l verbs encrypt decrypt list cat setup has-tpm2 help preview inspect check apply reseal rotate explain
 
 function __bootseal_policies
+    set -l seen
     for file in /etc/bootseal/*.service.toml /run/bootseal/policy/*.service.toml /usr/local/lib/bootseal/*.service.toml /usr/lib/bootseal/*.service.toml
-        test -s $file; and string replace -r '^.*/(.*)\.toml$' '$1' -- $file
+        set -l name (string replace -r '^.*/' '' -- $file)
+        contains -- $name $seen; and continue
+        set -a seen $name
+        # An empty one masks.
+        test -s $file; and string replace -r '\.toml$' '' -- $name
     end
 end
 
-# the credentials in the policy of the unit that --unit= names
+# the words before the one that is being typed, without options and "bootseal"
+function __bootseal_words
+    set -l words (commandline -opc)
+    string match -v -- '-*' $words[2..]
+end
+
+# __bootseal_names UNIT: the credentials in its policy, or its template's
 function __bootseal_names
-    set -l unit (string match -r -g -- '--unit[= ](\S+)' (commandline -cp))[1]
-    test -n "$unit"; or return
+    set -l unit $argv[1]
     string match -q '*.*' -- $unit; or set unit $unit.service
-    for dir in /etc/bootseal /run/bootseal/policy /usr/local/lib/bootseal /usr/lib/bootseal
-        test -e $dir/$unit.toml; or continue
-        string match -r -g '^\s*name\s*=\s*"([^"]*)"' <$dir/$unit.toml
-        return
+    for name in $unit (string replace -r '@.*' '' -- $unit)@.service
+        for dir in /etc/bootseal /run/bootseal/policy /usr/local/lib/bootseal /usr/lib/bootseal
+            test -e $dir/$name.toml; or continue
+            string match -r -g '^\s*name\s*=\s*"([^"]*)"' <$dir/$name.toml
+            return
+        end
+    end
+end
+
+function __bootseal_names_of_option
+    set -l unit (string match -r -g -- '--unit[= ](\S+)' (commandline -cp))[1]
+    test -n "$unit"; and __bootseal_names $unit
+end
+
+function __bootseal_rotate
+    set -l words (__bootseal_words)
+    switch (count $words)
+        case 1
+            __bootseal_policies
+        case 2
+            __bootseal_names $words[2]
     end
 end
 
@@ -43,9 +70,10 @@ complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a rotate -d 'G
 complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a explain -d 'Tell why a unit did not start'
 
 complete -c bootseal -n "__fish_seen_subcommand_from preview check apply explain" -f -a '(__bootseal_policies)'
-complete -c bootseal -n "__fish_seen_subcommand_from inspect reseal rotate" -a '(__bootseal_policies)'
+complete -c bootseal -n "__fish_seen_subcommand_from inspect reseal" -a '(__bootseal_policies)'
+complete -c bootseal -n "__fish_seen_subcommand_from rotate" -a '(__bootseal_rotate)'
 complete -c bootseal -n "__fish_seen_subcommand_from inspect reseal decrypt" -a '(__bootseal_blobs)'
-complete -c bootseal -n "__fish_seen_subcommand_from encrypt" -a '(__bootseal_names)'
+complete -c bootseal -n "__fish_seen_subcommand_from encrypt" -a '(__bootseal_names_of_option)'
 complete -c bootseal -n "__fish_seen_subcommand_from list setup has-tpm2 help" -f
 
 complete -c bootseal -l unit -x -a '(__bootseal_policies)' -d 'Encrypt for this unit'
