@@ -46,8 +46,7 @@ type checking struct {
 	unseal   bool
 	now      time.Time
 	planner  *units.Planner
-	tree     *units.Tree
-	noSystem error // why planner and tree are missing
+	noSystem error // why the planner is missing
 	needs    struct{ host, tpm2 bool }
 	expiry   []expiry
 	findings []finding
@@ -82,9 +81,6 @@ func check(args []string) error {
 	version, err := machine.Version("/")
 	if err == nil {
 		c.planner, err = units.NewPlanner("/")
-	}
-	if err == nil {
-		c.tree, err = units.ReadTree("/", version)
 	}
 	c.noSystem = err
 	c.units(flags.Args())

@@ -49,7 +49,7 @@ func (c *checking) unit(file policy.File) {
 
 // installed checks the unit file and the drop-in.
 func (c *checking) installed(file policy.File, p *policy.Policy, add func(string, verdict, string, string)) {
-	u, err := c.tree.Load(file.Unit)
+	u, err := c.planner.Load(file.Unit)
 	switch {
 	case errors.Is(err, units.ErrMasked):
 		add("unit", bad, err.Error(), "systemctl unmask "+file.Unit)

@@ -158,6 +158,40 @@ func unescapeC(s string) (decoded []byte, n int) {
 	return []byte(s[:2]), 2
 }
 
+// place is where an option stands in a command: its value is the next word, or
+// joined to it.
+type place struct {
+	name   string
+	at     int // index of the word
+	joined bool
+}
+
+// find returns the places of the options that are meant.
+func (c command) find(meant func(name string) bool) (all []place) {
+	for i := 1; i < len(c.words) && c.words[i].value != "--"; i++ {
+		name, _, joined := strings.Cut(c.words[i].value, "=")
+		if !meant(name) {
+			continue
+		}
+		all = append(all, place{name, i, joined})
+		if !joined {
+			i++
+		}
+	}
+	return all
+}
+
+// value is that of an option, "" where there is none.
+func (c command) value(p place) string {
+	switch {
+	case p.joined:
+		return c.words[p.at].value[len(p.name)+1:]
+	case p.at+1 < len(c.words):
+		return c.words[p.at+1].value
+	}
+	return ""
+}
+
 // option is a command line option, and the path that it is to have.
 type option struct {
 	name     string
@@ -189,21 +223,17 @@ func setOptions(line string, options []option, found map[string]bool) (string, e
 		last = end
 	}
 	for _, c := range commands {
-		for i := 1; i < len(c.words) && c.words[i].value != "--"; i++ {
-			w := c.words[i]
-			name, _, joined := strings.Cut(w.value, "=")
-			at := slices.IndexFunc(options, func(o option) bool { return o.name == name })
-			if at < 0 {
-				continue
-			}
-			o := options[at]
+		for _, p := range c.find(func(name string) bool {
+			return slices.ContainsFunc(options, func(o option) bool { return o.name == name })
+		}) {
+			o := options[slices.IndexFunc(options, func(o option) bool { return o.name == p.name })]
 			found[o.name] = true
+			w := c.words[p.at]
 			switch value := quote(o.path(c)); {
-			case joined:
+			case p.joined:
 				replace(w.start, w.end, o.name+"="+value)
-			case i+1 < len(c.words):
-				i++
-				replace(c.words[i].start, c.words[i].end, value)
+			case p.at+1 < len(c.words):
+				replace(c.words[p.at+1].start, c.words[p.at+1].end, value)
 			default:
 				replace(w.end, w.end, " "+value)
 			}

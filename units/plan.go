@@ -75,6 +75,9 @@ func newPlanner(dir root.Dir, version int) (*Planner, error) {
 	return pl, nil
 }
 
+// Load reads a unit as [Tree.Load] does.
+func (pl *Planner) Load(name string) (*Unit, error) { return pl.tree.Load(name) }
+
 // Files adds to the policy files, for each template's, one for each of its
 // instances that has settings of its own and no policy of its own: the template's
 // drop-in cannot take account of them.
@@ -109,6 +112,12 @@ func (pl *Planner) Plan(file policy.File) Plan {
 		u, _ := pl.tree.Load(file.Unit)
 		return blocked(file, u, nil, err)
 	}
+	return pl.PlanPolicy(p)
+}
+
+// PlanPolicy is Plan for a policy that has been read, or that will be a file.
+func (pl *Planner) PlanPolicy(p *policy.Policy) Plan {
+	file := policy.File{Unit: p.Unit, Path: p.Path}
 	u, err := pl.tree.Load(file.Unit)
 	switch {
 	case err == nil && u.Name != file.Unit:
