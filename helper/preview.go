@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -87,6 +88,8 @@ func preview(args []string) error {
 		}
 		why := "Delivery: none."
 		switch {
+		case errors.Is(plan.Err, fs.ErrPermission):
+			return fmt.Errorf("what the generator, which is root, would write for %s cannot be told: %w", file.Unit, plan.Err)
 		case plan.Err != nil:
 			why = "Delivery: none, the unit is blocked."
 			blocked = append(blocked, file.Unit)

@@ -243,6 +243,9 @@ func ReadBlob(dir root.Dir, p *policy.Policy, c policy.Credential) (*credential.
 	if err == nil {
 		err = strongEnough(blob, p.Seal)
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, fmt.Errorf(`credential %s, %s: %w; seal it again with "bootseal encrypt --unit=%s %s"`, c.Name, c.Source, err, p.Unit, c.Name)
 	}
