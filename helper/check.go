@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path"
 	"strings"
 	"time"
 
@@ -46,8 +48,8 @@ type checking struct {
 	unseal   bool
 	now      time.Time
 	planner  *units.Planner
-	noSystem error // why the planner is missing
-	needs    struct{ host, tpm2 bool }
+	noSystem error                               // why the planner is missing
+	needs    struct{ host, hostMade, tpm2 bool } // hostMade: a host key, which is made if there is none
 	expiry   []expiry
 	findings []finding
 }
@@ -101,12 +103,12 @@ func (c *checking) units(names []string) {
 	if len(names) == 0 {
 		files, errs := policy.Find("/")
 		for _, err := range errs {
-			c.add(finding{check: "policy", verdict: bad, found: err.Error(), remedy: remedyForPolicy(err)})
+			c.add(finding{check: "policy", verdict: badOrUnknown(err), found: err.Error(), remedy: remedyForPolicy(err)})
 		}
 		if len(files) == 0 && len(errs) == 0 {
 			c.add(finding{check: "policy", verdict: note, found: "there is none in " + strings.Join(policy.Dirs, ", ")})
 		}
-		for _, file := range files {
+		for _, file := range c.withInstances(files) {
 			c.unit(file)
 		}
 		return
@@ -117,16 +119,45 @@ func (c *checking) units(names []string) {
 			c.add(finding{unit: unitName(name), check: "policy", verdict: bad, found: err.Error(), remedy: fmt.Sprintf("${EDITOR:-vi} %s/%s.toml", policy.Dirs[0], unitName(name))})
 			continue
 		}
-		c.unit(files[0])
+		file := files[0]
+		for _, f := range c.withInstances(files) {
+			if f.Unit == unitName(name) {
+				file = f
+			}
+		}
+		c.unit(file)
 	}
+}
+
+// withInstances adds those that have a drop-in of their own.
+func (c *checking) withInstances(files []policy.File) []policy.File {
+	if c.planner == nil {
+		return files
+	}
+	return c.planner.Files(files)
+}
+
+// badOrUnknown is bad, unless err kept us from looking.
+func badOrUnknown(err error) verdict {
+	if errors.Is(err, fs.ErrPermission) {
+		return unknown
+	}
+	return bad
 }
 
 func remedyForPolicy(err error) string {
 	var at *policy.Error
-	if errors.As(err, &at) {
-		return "${EDITOR:-vi} " + at.Path
+	if !errors.As(err, &at) || badOrUnknown(err) == unknown {
+		return ""
 	}
-	return ""
+	unit := strings.TrimSuffix(path.Base(at.Path), ".toml")
+	switch {
+	case policy.CheckUnit(unit) == nil:
+		return "${EDITOR:-vi} " + at.Path
+	case policy.CheckUnit(unitName(unit)) == nil:
+		return fmt.Sprintf("mv -n %s %s/%s.toml", at.Path, path.Dir(at.Path), unitName(unit))
+	}
+	return "rm " + at.Path
 }
 
 func (c *checking) table() *table.Table {

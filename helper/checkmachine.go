@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"strings"
 
 	"github.com/bootseal/bootseal/internal/machine"
@@ -34,7 +35,7 @@ func (c *checking) machine(version int) {
 	default:
 		add("secure boot", note, "off, or the machine was not started by EFI", "")
 	}
-	if c.needs.host {
+	if c.needs.host || c.needs.hostMade {
 		c.hostKey(add)
 	}
 	swap(root.Dir("/"), add)
@@ -116,13 +117,18 @@ func (c *checking) hostKey(add func(string, verdict, string, string)) {
 		add("host key", unknown, err.Error(), "")
 		return
 	case errors.Is(err, machine.ErrHostKeyUnsafe):
-		add("host key", bad, err.Error(), fmt.Sprintf("chown root: %[1]s && chmod 0400 %[1]s", file))
+		// Whether it is a link, has several, or another owner or mode.
+		add("host key", bad, err.Error(), fmt.Sprintf("install -m 0400 %[1]s %[1]s.new && mv -fT %[1]s.new %[1]s", file))
+		return
+	case errors.Is(err, machine.ErrNoHostKey) && !c.needs.host:
+		add("host key", note, "there is none; bootseal.service makes one", "")
 		return
 	case errors.Is(err, machine.ErrNoHostKey):
 		add("host key", bad, err.Error(), "bootseal setup")
 		return
 	case errors.Is(err, machine.ErrHostKeyForeign):
-		add("host key", bad, err.Error()+": the machine ID has changed, or the file was copied", "")
+		add("host key", bad, err.Error()+": the machine ID has changed, or the file was copied; without the one that belongs to it, make another and encrypt again",
+			fmt.Sprintf("mv %[1]s %[1]s.old && bootseal setup", file))
 		return
 	case errors.Is(err, machine.ErrNoMachineID):
 		add("host key", bad, err.Error(), "systemd-machine-id-setup")
@@ -190,18 +196,20 @@ func swapEncrypted(name string) bool {
 	return err == nil && medium == machine.Encrypted
 }
 
-// coreDumps tells whether a crash leaves a core dump, and where.
-func coreDumps(dir root.Dir) (kept bool, where string) {
+// coreDumps tells whether a crash leaves a core dump, where, and whether that is
+// up to LimitCORE=: a program that cores are piped to gets them all the same,
+// core(5), and of those only systemd-coredump is known to heed it.
+func coreDumps(dir root.Dir) (kept, limited bool, where string) {
 	text, err := dir.ReadFile("/proc/sys/kernel/core_pattern", 4096)
 	pattern := strings.TrimSpace(string(text))
 	switch {
 	case err != nil:
-		return true, "a core dump"
+		return true, true, "a core dump"
 	case pattern == "" || pattern == "|/bin/false" || pattern == "|/bin/true":
-		return false, "there are none"
+		return false, true, "there are none"
 	case strings.HasPrefix(pattern, "|"):
 		program, _, _ := strings.Cut(pattern[1:], " ")
-		return true, "what " + program + " keeps"
+		return true, path.Base(program) == "systemd-coredump", "what " + program + " keeps"
 	}
-	return true, "a file " + pattern
+	return true, true, "a file " + pattern
 }

@@ -33,40 +33,66 @@ func (c *checking) unit(file policy.File) {
 	}
 	p, err := policy.Load(root.Dir("/"), file)
 	if err != nil {
-		add("policy", bad, err.Error(), remedyForPolicy(err))
+		add("policy", badOrUnknown(err), err.Error(), remedyForPolicy(err))
 		return
 	}
 	add("policy", good, file.Path, "")
+	var u *units.Unit
 	if c.noSystem != nil {
 		add("unit", unknown, c.noSystem.Error(), "")
 	} else {
-		c.installed(file, p, add)
+		u = c.installed(file, p, add)
 	}
 	for _, cred := range p.Credentials {
-		c.credential(p, cred)
+		c.credential(p, cred, u)
 	}
 }
 
-// installed checks the unit file and the drop-in.
-func (c *checking) installed(file policy.File, p *policy.Policy, add func(string, verdict, string, string)) {
+// installed checks the unit, and what the generator makes of its policy.
+func (c *checking) installed(file policy.File, p *policy.Policy, add func(string, verdict, string, string)) *units.Unit {
 	u, err := c.planner.Load(file.Unit)
 	switch {
 	case errors.Is(err, units.ErrMasked):
 		add("unit", bad, err.Error(), "systemctl unmask "+file.Unit)
-		return
+		return nil
 	case errors.Is(err, units.ErrNotFound):
 		add("unit", bad, err.Error(), "rm "+file.Path)
-		return
+		return nil
 	case err != nil:
-		add("unit", bad, err.Error(), "systemd-analyze verify "+file.Unit)
-		return
+		add("unit", badOrUnknown(err), err.Error(), "systemd-analyze verify "+file.Unit)
+		return nil
 	}
 	add("unit", good, u.Fragment, "")
+	c.delivered(file, p, add)
+	dumps, limited, where := coreDumps("/")
+	switch {
+	case !dumps:
+		add("core dumps", good, where, "")
+	case limited && u.Last("Service", "LimitCORE") == "0":
+		add("core dumps", good, "LimitCORE=0", "")
+	case limited:
+		add("core dumps", note, "a crash leaves the unit's memory, secrets included, in "+where, "systemctl edit "+file.Unit+" # [Service] LimitCORE=0")
+	default:
+		add("core dumps", note, "a crash leaves the unit's memory, secrets included, in "+where+", whatever its LimitCORE=", "sysctl kernel.core_pattern='|/bin/false'")
+	}
+	return u
+}
+
+// delivered checks how the credentials reach the unit.
+func (c *checking) delivered(file policy.File, p *policy.Policy, add func(string, verdict, string, string)) {
 	plan := c.planner.Plan(file)
-	if plan.Err != nil {
+	switch {
+	case errors.Is(plan.Err, fs.ErrPermission):
+		add("delivery", unknown, plan.Err.Error(), "")
+		return
+	case plan.Err != nil:
 		add("delivery", bad, plan.Err.Error(), "bootseal preview "+file.Unit)
-	} else {
+	default:
 		add("delivery", good, fmt.Sprintf("%s: %s", plan.Delivery, plan.Why), "")
+	}
+	if plan.Delivery == policy.Socket {
+		c.needs.hostMade = true
+		c.server(add)
 	}
 	for _, d := range plan.DropIns {
 		name := path.Join(generated, d.Unit+".d", d.Name)
@@ -82,33 +108,63 @@ func (c *checking) installed(file policy.File, p *policy.Policy, add func(string
 			add("drop-in", good, name, "")
 		}
 	}
-	if dumps, where := coreDumps("/"); !dumps {
-		add("core dumps", good, where, "")
-	} else if limit := u.Last("Service", "LimitCORE"); limit == "0" {
-		add("core dumps", good, "LimitCORE=0", "")
-	} else {
-		add("core dumps", note, "a crash leaves the unit's memory, secrets included, in "+where, "systemctl edit "+file.Unit+" # [Service] LimitCORE=0")
-	}
 }
 
-// credential checks one of a unit.
-func (c *checking) credential(p *policy.Policy, cred policy.Credential) {
+// server checks the units that answer systemd.
+func (c *checking) server(add func(string, verdict, string, string)) {
+	const socket, service = "bootseal.socket", "bootseal.service"
+	for _, name := range []string{socket, service} {
+		switch err := c.planner.Installed(name); {
+		case errors.Is(err, units.ErrMasked):
+			add("server", bad, err.Error(), "systemctl unmask "+name)
+			return
+		case err != nil:
+			add("server", badOrUnknown(err), err.Error()+"; install bootseal again", "")
+			return
+		}
+	}
+	add("server", good, socket, "")
+}
+
+// credential checks one of a unit, which may not be there.
+func (c *checking) credential(p *policy.Policy, cred policy.Credential, u *units.Unit) {
 	add := func(check string, v verdict, found, remedy string) {
 		c.add(finding{p.Unit, cred.Name, check, v, found, remedy})
 	}
+	left := c.plaintext(cred, u, add)
 	seal := fmt.Sprintf("bootseal encrypt --unit=%s %s", p.Unit, cred.Name)
-	c.plaintext(cred, add)
+	if len(left) > 0 {
+		seal += " " + left[0]
+	}
+	c.blob(p, cred, seal, add)
+	// Whether it opens is found out right before the plaintext goes.
+	sealed := true
+	if _, err := os.Stat(cred.Source); errors.Is(err, fs.ErrNotExist) {
+		sealed = false
+	}
+	for _, file := range left {
+		if sealed {
+			add("plaintext", bad, file+" is still there", fmt.Sprintf("bootseal decrypt --name=%s %s >/dev/null && shred -u %s", cred.Name, cred.Source, file))
+		} else {
+			add("plaintext", bad, file+" is still there, and nothing is sealed yet", seal)
+		}
+	}
+}
+
+// blob checks the encrypted credential.
+func (c *checking) blob(p *policy.Policy, cred policy.Credential, seal string, add func(string, verdict, string, string)) {
 	blob, err := readSealed(cred.Source, cred.Name)
 	switch {
 	case errors.Is(err, errNoBlob):
 		add("blob", bad, err.Error(), seal)
 		c.need(p.Seal.Key != policy.KeyTPM2, p.Seal.Key != policy.KeyHost)
 		return
-	case errors.Is(err, fs.ErrPermission):
-		add("blob", unknown, err.Error(), "")
-		return
 	case err != nil:
-		add("blob", bad, err.Error(), seal)
+		remedy := seal
+		if badOrUnknown(err) == unknown {
+			remedy = ""
+		}
+		add("blob", badOrUnknown(err), err.Error(), remedy)
 		return
 	}
 	b := blob.blob
@@ -118,7 +174,7 @@ func (c *checking) credential(p *policy.Policy, cred policy.Credential) {
 	} else {
 		add("blob", good, fmt.Sprintf("%s, %s", cred.Source, b.Type), "")
 	}
-	if b.Type == credential.TypeNull {
+	if b.Type == credential.TypeNull && p.Seal.Key == policy.KeyNull {
 		add("key", note, "the null key keeps nothing secret; the policy wants it so", "")
 	}
 	if err := onlyRoots(cred.Source); err != nil {
@@ -127,7 +183,7 @@ func (c *checking) credential(p *policy.Policy, cred policy.Credential) {
 		add("modes", good, "only root can write", "")
 	}
 	c.opens(p.Unit, blob, seal, add)
-	c.bindings(b, seal, add)
+	c.bindings(b, add)
 }
 
 func (c *checking) need(host, tpm2 bool) {
@@ -135,26 +191,40 @@ func (c *checking) need(host, tpm2 bool) {
 	c.needs.tpm2 = c.needs.tpm2 || tpm2
 }
 
-// plaintext looks for what the credential stands for.
-func (c *checking) plaintext(cred policy.Credential, add func(string, verdict, string, string)) {
-	files := []string{"/etc/credstore/" + cred.Name, "/run/credstore/" + cred.Name, "/usr/local/lib/credstore/" + cred.Name, "/usr/lib/credstore/" + cred.Name}
+// plaintext finds what the credential stands for: files that the policy, systemd
+// or the unit's own command have it from.
+func (c *checking) plaintext(cred policy.Credential, u *units.Unit, add func(string, verdict, string, string)) (left []string) {
+	var files []string
 	if cred.Replaces != "" {
-		files = append([]string{cred.Replaces}, files...)
+		files = append(files, cred.Replaces)
 	}
-	left := false
-	for _, file := range files {
-		switch _, err := os.Lstat(file); {
-		case err == nil:
-			left = true
-			add("plaintext", bad, file+" is still there", "shred -u "+file)
+	if u != nil && cred.Option != "" {
+		// Where the path cannot be told there is nothing to look at.
+		named, _ := u.OptionFiles([]string{cred.Option})
+		for _, n := range named {
+			files = append(files, n.File)
+		}
+	}
+	for _, folder := range []string{"/etc", "/run", "/usr/local/lib", "/usr/lib"} {
+		files = append(files, folder+"/credstore/"+cred.Name)
+	}
+	looked := true
+	for i, file := range files {
+		if slices.Contains(files[:i], file) {
+			continue
+		}
+		switch st, err := os.Lstat(file); {
+		case err == nil && st.Mode()&(fs.ModeDevice|fs.ModeDir) == 0:
+			left = append(left, file)
 		case errors.Is(err, fs.ErrPermission):
-			left = true
+			looked = false
 			add("plaintext", unknown, err.Error(), "")
 		}
 	}
-	if !left {
+	if looked && left == nil {
 		add("plaintext", good, "none left", "")
 	}
+	return left
 }
 
 // opens tells whether the blob can be opened now, and until when.
@@ -198,7 +268,7 @@ func (c *checking) opens(unit string, s *sealed, seal string, add func(string, v
 	wipe(opened)
 	add("opens", good, "it has been opened", "")
 	if !named {
-		add("name", note, "it has no name in it, so that any other blob of this machine could take its place", seal)
+		add("name", note, "it has no name in it, so that any other blob of this machine could take its place", "bootseal reseal "+s.file)
 	}
 	if end == credential.Infinity {
 		add("expires", good, "never", "")
@@ -207,7 +277,7 @@ func (c *checking) opens(unit string, s *sealed, seal string, add func(string, v
 	at := time.UnixMicro(int64(end))
 	c.expiry = append(c.expiry, expiry{unit, s.name, at})
 	if left := at.Sub(c.now); left < soon {
-		add("expires", note, fmt.Sprintf("in %d days, %s", int(left.Hours()/24), at.Format(time.RFC3339)), seal+" --not-after=…")
+		add("expires", note, fmt.Sprintf("in %d days, %s", int(left.Hours()/24), at.Format(time.RFC3339)), "bootseal reseal --not-after=+1year "+s.file)
 	} else {
 		add("expires", good, at.Format(time.RFC3339), "")
 	}
@@ -220,10 +290,8 @@ func judge(err error, seal string) (verdict, string) {
 	}
 	o := outcomeOf(err)
 	switch o.status {
-	case 65, 66, 80, 81, 83, 84:
+	case 65, 66, 80, 81, 83, 84, 85:
 		return bad, seal
-	case 85:
-		return bad, ""
 	case 69:
 		return bad, "bootseal has-tpm2"
 	case 82:
@@ -249,7 +317,7 @@ var breaks = map[int]string{
 }
 
 // bindings tells what will break the literal PCRs of a blob.
-func (c *checking) bindings(b *credential.Blob, seal string, add func(string, verdict, string, string)) {
+func (c *checking) bindings(b *credential.Blob, add func(string, verdict, string, string)) {
 	if b.TPM2 == nil || b.TPM2.PCRMask == 0 {
 		return
 	}

@@ -78,6 +78,9 @@ func newPlanner(dir root.Dir, version int) (*Planner, error) {
 // Load reads a unit as [Tree.Load] does.
 func (pl *Planner) Load(name string) (*Unit, error) { return pl.tree.Load(name) }
 
+// Installed is [Tree.Installed].
+func (pl *Planner) Installed(name string) error { return pl.tree.Installed(name) }
+
 // Files adds to the policy files, for each template's, one for each of its
 // instances that has settings of its own and no policy of its own: the template's
 // drop-in cannot take account of them.

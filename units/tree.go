@@ -224,6 +224,23 @@ func (t *Tree) Load(name string) (*Unit, error) {
 	return u, nil
 }
 
+// Installed fails with ErrNotFound or ErrMasked where no unit file of that name, of
+// any type, is in force.
+func (t *Tree) Installed(name string) error {
+	for _, folder := range t.path {
+		_, linkErr := t.dir.Readlink(folder, name)
+		switch _, err := t.dir.ReadFile(folder+"/"+name, maxFile); {
+		case t.dir.IsNull(folder + "/" + name):
+			return fmt.Errorf("%s: %w", name, ErrMasked)
+		case err == nil:
+			return nil
+		case linkErr == nil || !errors.Is(err, fs.ErrNotExist):
+			return err
+		}
+	}
+	return fmt.Errorf("%s: %w", name, ErrNotFound)
+}
+
 func (t *Tree) read(u *Unit, file string) error {
 	text, err := t.dir.ReadFile(file, maxFile)
 	if err != nil {
