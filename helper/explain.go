@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -34,19 +36,17 @@ type unitCheck struct {
 
 // startup is what systemd knows of a unit's last start.
 type startup struct {
-	unit                      string
-	load, loadError           string
-	active, sub, result       string
-	status                    string // what the unit said with sd_notify(3)
-	mainCode, mainStatus      int32  // CLD_… of the main process, and its exit status or signal
-	invocation                string // hexadecimal, empty before the first start
-	reload                    bool   // files are newer than what systemd has read
-	fragment                  string
-	dropIns                   []string
-	broken                    []string // units that it needs, and that have failed
-	conditions, asserts       []unitCheck
-	conditionResult, assertOK bool
-	log                       []record // oldest first
+	unit                 string
+	load, loadError      string
+	active, sub, result  string
+	status               string              // what the unit said with sd_notify(3)
+	mainCode, mainStatus int32               // CLD_… of the main process, and its exit status or signal
+	invocation           string              // hexadecimal, empty before the first start
+	broken               []string            // units that it needs, and that have failed
+	encrypted            []policy.Credential // of LoadCredentialEncrypted=
+	replaced             []string            // plaintext files that the unit's policy stands for
+	conditions, asserts  []unitCheck
+	log                  []record // oldest first
 }
 
 // record is one of the journal.
@@ -79,11 +79,17 @@ func explainUnit(args []string) error {
 	if err := policy.CheckUnit(name); err != nil {
 		return usageError{err}
 	}
+	if strings.HasSuffix(name, "@.service") {
+		return usagef("explain: %s is a template, which is never started; expected one of its instances", name)
+	}
 	s, err := readStartup(name)
 	if err != nil {
 		return err
 	}
-	e := s.explain(openNow(name))
+	if p, err := policy.ForUnit("/", name); err == nil {
+		s.replaced = p.Replaced()
+	}
+	e := s.explain(s.openNow)
 	if err := s.print(os.Stdout, e, *format); err != nil {
 		return err
 	}
@@ -131,25 +137,55 @@ func (s *startup) state() string {
 	return state
 }
 
-// openNow returns a function that opens the credentials of a unit's policy.
-func openNow(unit string) func() error {
-	return func() error {
-		p, err := policy.ForUnit("/", unit)
+// openNow opens the credentials of the unit's policy or, where it has none, those
+// that its own files name.
+func (s *startup) openNow() error {
+	credentials, allowNull := s.encrypted, false
+	switch p, err := policy.ForUnit("/", s.unit); {
+	case err == nil:
+		credentials, allowNull = p.Credentials, p.Seal.Key == policy.KeyNull
+	case !errors.Is(err, policy.ErrNoPolicy) || len(credentials) == 0:
+		return err
+	}
+	var all []*sealed
+	for _, c := range credentials {
+		blob, err := readSealed(c.Source, c.Name)
 		if err != nil {
 			return err
 		}
-		var all []*sealed
-		for _, c := range p.Credentials {
-			s, err := readSealed(c.Source, c.Name)
-			if err != nil {
-				return err
-			}
-			all = append(all, s)
-		}
-		opened, err := opening{anyScope: true, allowNull: p.Seal.Key == policy.KeyNull, now: time.Now()}.open(all)
-		wipe(opened)
-		return err
+		all = append(all, blob)
 	}
+	opened, err := opening{anyScope: true, allowNull: allowNull, now: time.Now()}.open(all)
+	wipe(opened)
+	return err
+}
+
+// encryptedOf reads the property LoadCredentialEncrypted, a(ss): names and paths.
+func encryptedOf(value any) (all []policy.Credential) {
+	list, _ := value.([][]any)
+	for _, item := range list {
+		if len(item) != 2 {
+			continue
+		}
+		source := text(item[1])
+		if !path.IsAbs(source) {
+			source = inCredstore(source)
+		}
+		all = append(all, policy.Credential{Name: text(item[0]), Source: source})
+	}
+	return all
+}
+
+// inCredstore finds an encrypted credential where systemd looks for those without
+// a path.
+func inCredstore(name string) string {
+	for _, folder := range []string{"/etc", "/run", "/usr/local/lib", "/usr/lib"} {
+		file := path.Join(folder, "credstore.encrypted", name)
+		if _, err := os.Stat(file); err == nil {
+			return file
+		}
+	}
+	return path.Join(policy.CredentialStore, name)
 }
 
 // explain finds the cause. What systemd and the hooks said goes before what can
@@ -172,7 +208,10 @@ func (s *startup) explain(open func() error) explanation {
 		}
 		return explanation{c + " was not met", "systemctl cat " + s.unit}
 	}
-	if c := failed(s.conditions); c != "" {
+	if c := failed(s.conditions); c != "" && slices.ContainsFunc(s.replaced, func(file string) bool { return strings.HasSuffix(c, "="+file) }) {
+		// What the generator makes of a policy is without these.
+		return explanation{c + " was not met, which the policy does away with, and bootseal-generator did not put it into force", "systemctl daemon-reload; journalctl -b -t bootseal-generator"}
+	} else if c != "" {
 		return explanation{c + " was not met, so that systemd skipped the unit", "systemctl cat " + s.unit}
 	}
 	if e, ok := saidBy(s.status); ok {
@@ -220,6 +259,9 @@ func (s *startup) byStatus(open func() error) explanation {
 	})
 	err := open()
 	switch {
+	case atCredentials && (errors.Is(err, fs.ErrPermission) || errors.Is(err, policy.ErrNoPolicy)):
+		// This is about us.
+		return explanation{}
 	case atCredentials && err != nil:
 		return explanation{"systemd could not open its credentials: " + err.Error(), outcomeOf(err).hint}
 	case atCredentials:
@@ -311,13 +353,12 @@ func readStartup(name string) (*startup, error) {
 	}
 	s := &startup{
 		unit: name, load: text(unit["LoadState"]), active: text(unit["ActiveState"]), sub: text(unit["SubState"]),
-		result: text(service["Result"]), status: text(service["StatusText"]), fragment: text(unit["FragmentPath"]),
+		result: text(service["Result"]), status: text(service["StatusText"]),
 		conditions: checksOf(unit["Conditions"]), asserts: checksOf(unit["Asserts"]),
 	}
 	s.mainCode, _ = service["ExecMainCode"].(int32)
 	s.mainStatus, _ = service["ExecMainStatus"].(int32)
-	s.reload, _ = unit["NeedDaemonReload"].(bool)
-	s.dropIns, _ = unit["DropInPaths"].([]string)
+	s.encrypted = encryptedOf(service["LoadCredentialEncrypted"])
 	if parts, ok := unit["LoadError"].([]any); ok && len(parts) == 2 {
 		s.loadError = text(parts[1])
 	}

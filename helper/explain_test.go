@@ -2,10 +2,12 @@ package main
 
 import (
 	"errors"
+	"io/fs"
 	"strings"
 	"testing"
 
 	"github.com/bootseal/bootseal/internal/tpm"
+	"github.com/bootseal/bootseal/policy"
 )
 
 // What systemd 252 and 257 have in these properties, and what follows from it.
@@ -28,6 +30,9 @@ func TestExplain(t *testing.T) {
 		"not by systemd":      {startup{load: "loaded", active: "inactive", result: "success", broken: []string{"db.service"}, log: []record{{"app", "a.service: Job a.service/start failed with result 'dependency'."}}}, opens, "not been started", "systemctl start a.service"},
 		"stopped":             {startup{load: "loaded", active: "inactive", result: "success", invocation: "a1"}, opens, "was stopped", "systemctl start a.service"},
 		"condition":           {startup{load: "loaded", active: "inactive", result: "success", conditions: []unitCheck{{"ConditionPathExists=/a", false}, {"ConditionFileNotEmpty=/b", true}}}, opens, "ConditionFileNotEmpty=/b was not met", "systemctl cat"},
+		"generator not run":   {startup{load: "loaded", active: "inactive", result: "success", replaced: []string{"/a"}, conditions: []unitCheck{{"ConditionFileNotEmpty=/a", true}}}, opens, "did not put it into force", "systemctl daemon-reload"},
+		"may not look":        {startup{load: "loaded", active: "failed", result: "exit-code", mainStatus: 243}, func() error { return &fs.PathError{Op: "open", Path: "/b", Err: fs.ErrPermission} }, "", ""},
+		"knows of none":       {startup{load: "loaded", active: "failed", result: "exit-code", mainStatus: 243}, func() error { return policy.ErrNoPolicy }, "", ""},
 		"generator died":      {startup{load: "loaded", active: "inactive", asserts: []unitCheck{{"AssertFileNotEmpty=!/etc/bootseal/a.service.toml", true}}}, opens, "did not put it into force", "journalctl -b -t bootseal-generator"},
 		"said by a hook":      {startup{load: "loaded", active: "failed", result: "exit-code", mainStatus: 81, status: "/blob: sealed by another TPM; " + hint}, opens, "/blob: sealed by another TPM", hint},
 		"written by a hook":   {startup{load: "loaded", active: "failed", result: "exit-code", log: []record{{"bootseal", "bootseal: /blob: no"}, {"bootseal", "hint: do this"}, {"systemd", "Failed"}}}, opens, "/blob: no", "do this"},
