@@ -48,12 +48,21 @@ func TestManual(t *testing.T) {
 	// Paragraphs may begin with a verb, too; they are verbs all the same.
 	same(t, "verbs", documented, defined)
 
+	documented = map[string]bool{}
+	_, checks, _ := strings.Cut(manual(t, "bootseal.1"), "\n# CHECKS\n")
+	checks, _, _ = strings.Cut(checks, "\n# ")
+	for _, m := range regexp.MustCompile(`(?m)^\|  (.+)$`).FindAllStringSubmatch(checks, -1) {
+		documented[m[1]] = true
+	}
+	same(t, "checks in bootseal(1)", documented, checkNames(t))
+
 	table := manual(t, "bootseal.1")
 	for _, o := range outcomes {
 		if row := "|  " + strconv.Itoa(o.status) + "\n:  " + o.meaning + "\n"; o.meaning != "" && !strings.Contains(table, row) {
 			t.Errorf("bootseal(1) lacks the exit status\n%s", row)
 		}
 	}
+	_, table, _ = strings.Cut(table, "\n# EXIT STATUS\n")
 	if got, want := strings.Count(table, "\n|  "), len(slices.Compact(statuses())); got != want {
 		t.Errorf("bootseal(1) has %d exit statuses, the code %d", got, want)
 	}
@@ -192,6 +201,17 @@ func literals(args []ast.Expr) (all []string) {
 			if s, err := strconv.Unquote(lit.Value); err == nil {
 				all = append(all, s)
 			}
+		}
+	}
+	return all
+}
+
+// checkNames are the first arguments of add in the files of check.
+func checkNames(t *testing.T) map[string]bool {
+	all := map[string]bool{}
+	for _, call := range calls(t, "checkmachine.go", "checkunit.go") {
+		if f, ok := call.Fun.(*ast.Ident); ok && f.Name == "add" {
+			all[literals(call.Args[:1])[0]] = true
 		}
 	}
 	return all
