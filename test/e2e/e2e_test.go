@@ -149,7 +149,7 @@ func TestStepCA(t *testing.T) {
 					t.Parallel()
 					c := clone(t, m)
 					f.breaks(t, c)
-					testRefuses(t, c, f.says)
+					testRefuses(t, c, f)
 				})
 			}
 		})
@@ -259,46 +259,49 @@ type failure struct {
 	name   string
 	breaks func(*testing.T, *machine.Machine)
 	says   []string // in systemctl status
+	// What bootseal explain answers, and a row of bootseal check.
+	cause, remedy, row string
 }
 
 func failures(version int) []failure {
+	const opens = "step-ca opens bad "
 	all := []failure{
 		{"another TPM", func(t *testing.T, m *machine.Machine) {
 			var err error
 			if m.TPM, err = m.NewTPM(); err != nil {
 				t.Fatal(err)
 			}
-		}, []string{blob, "another TPM"}},
+		}, []string{blob, "another TPM"}, "another TPM|no storage root key", "encrypt the secret again", opens},
 		{"changed PCR", func(t *testing.T, m *machine.Machine) {
 			m.TPM.Firmware[7] = "Secure Boot is off"
-		}, []string{blob, "PCR 7"}},
+		}, []string{blob, "PCR 7"}, "PCR 7", "encrypt the secret again", opens},
 		{"missing blob", func(t *testing.T, m *machine.Machine) {
 			remove(t, m, blob)
-		}, []string{blob}},
+		}, []string{blob}, blob + ": no sealed credential there", "bootseal encrypt", "step-ca blob bad "},
 		{"damaged blob", func(t *testing.T, m *machine.Machine) {
 			if err := os.Truncate(m.Path(blob), 200); err != nil {
 				t.Fatal(err)
 			}
-		}, []string{blob}},
+		}, []string{blob}, "not Base64|too short|damaged", "remove the cause", "step-ca blob bad "},
 		{"broken policy", func(t *testing.T, m *machine.Machine) {
 			write(t, m, policy, "[[credential]\nname = 1\n", 0o644)
-		}, []string{policy}},
+		}, []string{policy}, policy, "remove the cause", "policy bad "},
 		{"policy asks for more", func(t *testing.T, m *machine.Machine) {
 			write(t, m, policy, strings.Replace(policyText, "[7]", "[7, 14]", 1), 0o644)
-		}, []string{policy, blob, "PCR 7+14"}},
+		}, []string{policy, blob, "PCR 7+14"}, "PCR 7+14", "remove the cause", "delivery bad "},
 		{"generator that dies half-way", func(t *testing.T, m *machine.Machine) {
 			// Enough to block the unit, not for its drop-in.
 			wrapGenerator(t, m, "exec prlimit --fsize=440 /root/real-generator \"$@\"")
-		}, []string{"bootseal-generator", "systemctl daemon-reload"}},
+		}, []string{"bootseal-generator", "systemctl daemon-reload"}, "bootseal-generator", "systemctl daemon-reload", "drop-in bad "},
 		{"generator that does nothing", func(t *testing.T, m *machine.Machine) {
 			wrapGenerator(t, m, "kill -KILL $$")
-		}, []string{"/etc/step-ca/password.txt was not met"}},
+		}, []string{"/etc/step-ca/password.txt was not met"}, "bootseal-generator did not put it into force", "systemctl daemon-reload", "drop-in bad "},
 	}
 	if version >= 250 {
 		// As LXC images ship it.
 		all = append(all, failure{"a later drop-in resets credentials", func(t *testing.T, m *machine.Machine) {
 			write(t, m, "/etc/systemd/system/service.d/zzz-lxc-service.conf", "[Service]\nLoadCredential=\n", 0o644)
-		}, []string{policy, "/etc/systemd/system/service.d/zzz-lxc-service.conf"}})
+		}, []string{policy, "/etc/systemd/system/service.d/zzz-lxc-service.conf"}, "zzz-lxc-service.conf", "remove the cause", "delivery bad "})
 	}
 	return all
 }
@@ -349,7 +352,7 @@ true
 }
 
 // testRefuses boots a machine whose credential cannot be delivered.
-func testRefuses(t *testing.T, m *machine.Machine, says []string) {
+func testRefuses(t *testing.T, m *machine.Machine, f failure) {
 	out := boot(t, m, `
 down
 section state; property ActiveState
@@ -357,14 +360,19 @@ section answers; STEPPATH=/root/.step step ca health --ca-url https://127.0.0.1:
 section status; systemctl status --full --lines=10 step-ca
 section mounts; mounts
 section plaintext; plaintext
+section explain; bootseal explain step-ca 2>&1; echo exit status $?
+section check; bootseal check --no-legend --unseal step-ca 2>&1 | tr -s ' '; echo exit status ${PIPESTATUS[0]}
 section journal; journalctl --boot --unit=step-ca
 `)
 	if state := out["state"]; state != "failed" && state != "inactive" || out["answers"] != "" {
 		t.Errorf("step-ca is %s, and answers %q", out["state"], out["answers"])
 	}
-	wantContains(t, "systemctl status", out["status"], says...)
+	wantContains(t, "systemctl status", out["status"], f.says...)
 	want(t, "plaintext", out["plaintext"], "")
 	want(t, "mounts", out["mounts"], "")
+	wantExplained(t, "bootseal explain", out["explain"], f.cause, f.remedy)
+	wantContains(t, "bootseal explain", out["explain"], "\nexit status 0")
+	wantContains(t, "bootseal check", out["check"], "\nexit status 1", f.row)
 	if t.Failed() {
 		t.Logf("journal:\n%s", out["journal"])
 	}

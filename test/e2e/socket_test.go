@@ -50,7 +50,7 @@ func TestSocket(t *testing.T) {
 						// journal only.
 						f.says = nil
 					}
-					testRefuses(t, c, f.says)
+					testRefuses(t, c, f)
 				})
 			}
 		})
