@@ -20,8 +20,10 @@ import (
 // link is replaced, not followed. On any error the old file is untouched and
 // nothing is left beside it.
 func Write(path string, data []byte, mode fs.FileMode) error {
-	return write(path, data, mode, nil, func(dir int, tmp, base string) error {
-		return unix.Renameat(dir, tmp, dir, base)
+	return inFolder(path, func(dir *os.File, base string) error {
+		return write(dir, base, data, mode, none, func(dir int, tmp, base string) error {
+			return unix.Renameat(dir, tmp, dir, base)
+		})
 	})
 }
 
@@ -40,19 +42,39 @@ const (
 // fs.ErrExist and it is left alone. Attributes that the file system does not
 // have are left out.
 func Create(path string, data []byte, mode fs.FileMode, attributes ...Attribute) error {
-	return write(path, data, mode, attributes, func(dir int, tmp, base string) error {
-		err := unix.Renameat2(dir, tmp, dir, base, unix.RENAME_NOREPLACE)
-		if err == unix.EINVAL || err == unix.ENOSYS {
-			// A file system without RENAME_NOREPLACE, such as NFS.
-			if err = unix.Linkat(dir, tmp, dir, base, 0); err == nil {
-				err = unix.Unlinkat(dir, tmp, 0)
+	return inFolder(path, func(dir *os.File, base string) error {
+		return write(dir, base, data, mode, func(f *os.File) error {
+			for _, flag := range attributes {
+				setAttribute(f, flag)
 			}
-		}
-		return err
+			return nil
+		}, place)
 	})
 }
 
-func write(path string, data []byte, mode fs.FileMode, attributes []Attribute, place func(dir int, tmp, base string) error) (err error) {
+// CreateIn is Create for a file in a folder that is open, which belongs to that
+// user and group. Nothing is done by the folder's path, so that it may be one
+// that the user can exchange.
+func CreateIn(dir *os.File, base string, data []byte, mode fs.FileMode, uid, gid int) error {
+	return write(dir, base, data, mode, func(f *os.File) error { return f.Chown(uid, gid) }, place)
+}
+
+// place gives the file its name, if there is none of that name.
+func place(dir int, tmp, base string) error {
+	err := unix.Renameat2(dir, tmp, dir, base, unix.RENAME_NOREPLACE)
+	if err == unix.EINVAL || err == unix.ENOSYS {
+		// A file system without RENAME_NOREPLACE, such as NFS.
+		if err = unix.Linkat(dir, tmp, dir, base, 0); err == nil {
+			err = unix.Unlinkat(dir, tmp, 0)
+		}
+	}
+	return err
+}
+
+func none(*os.File) error { return nil }
+
+// inFolder opens the folder of a path.
+func inFolder(path string, write func(dir *os.File, base string) error) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("writing %s: %w", path, err)
@@ -67,8 +89,11 @@ func write(path string, data []byte, mode fs.FileMode, attributes []Attribute, p
 		return errors.Unwrap(err)
 	}
 	defer dir.Close()
-	fd := int(dir.Fd())
+	return write(dir, base)
+}
 
+func write(dir *os.File, base string, data []byte, mode fs.FileMode, prepare func(*os.File) error, place func(dir int, tmp, base string) error) (err error) {
+	fd := int(dir.Fd())
 	tmp := ".#bootseal-" + randomName()
 	out, err := openTemporary(fd, tmp)
 	if err != nil {
@@ -80,8 +105,8 @@ func write(path string, data []byte, mode fs.FileMode, attributes []Attribute, p
 		}
 	}()
 	defer out.Close()
-	for _, flag := range attributes {
-		setAttribute(out, flag)
+	if err := prepare(out); err != nil {
+		return cause(err)
 	}
 	if _, err := out.Write(data); err != nil {
 		return cause(err)

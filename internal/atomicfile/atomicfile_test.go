@@ -130,3 +130,37 @@ func TestCreate(t *testing.T) {
 		t.Errorf("left behind: %q", all)
 	}
 }
+
+// The folder's path leads elsewhere by the time of writing.
+func TestCreateIn(t *testing.T) {
+	parent := t.TempDir()
+	path, moved, other := filepath.Join(parent, "path"), filepath.Join(parent, "moved"), t.TempDir()
+	if err := os.Mkdir(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	if err := errors.Join(os.Rename(path, moved), os.Symlink(other, path)); err != nil {
+		t.Fatal(err)
+	}
+	if err := CreateIn(dir, "file", []byte("content"), 0o640, 12, 34); err != nil {
+		t.Fatal(err)
+	}
+	if err := CreateIn(dir, "file", []byte("second"), 0o600, 0, 0); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("CreateIn over a file: %v, want fs.ErrExist", err)
+	}
+	got, err := os.ReadFile(filepath.Join(moved, "file"))
+	if err != nil || string(got) != "content" {
+		t.Errorf("%q, %v; want the first content in the folder that was open", got, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(moved, "file"), &st); err != nil || st.Uid != 12 || st.Gid != 34 || st.Mode&0o7777 != 0o640 {
+		t.Errorf("owner %d:%d, mode %04o, %v; want 12:34, 0640", st.Uid, st.Gid, st.Mode&0o7777, err)
+	}
+	if all := append(names(t, other), names(t, moved)...); len(all) != 1 {
+		t.Errorf("left behind: %q", all)
+	}
+}
