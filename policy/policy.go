@@ -57,6 +57,38 @@ type Credential struct {
 	Replaces    string // absolute path of the plaintext file that this stands for; may be empty
 }
 
+// Text is a policy file that says the same. It fails where no file can, as with a
+// name that systemd would refuse.
+func (p *Policy) Text() ([]byte, error) {
+	var b strings.Builder
+	key := func(name, value, byDefault string) {
+		if value != byDefault {
+			fmt.Fprintf(&b, "%-8s = \"%s\"\n", name, strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(value))
+		}
+	}
+	key("delivery", string(p.Delivery), string(Auto))
+	for _, c := range p.Credentials {
+		if b.Len() > 0 {
+			b.WriteByte('\n')
+		}
+		b.WriteString("[[credential]]\n")
+		key("name", c.Name, "")
+		key("source", c.Source, CredentialStore+"/"+c.Name)
+		key("option", c.Option, "")
+		key("environment", c.Environment, "")
+		key("replaces", c.Replaces, "")
+	}
+	if p.Seal.Key != KeyAuto || len(p.Seal.PCRs) > 0 {
+		b.WriteString("\n[seal]\n")
+		key("key", p.Seal.Key, KeyAuto)
+		if len(p.Seal.PCRs) > 0 {
+			fmt.Fprintf(&b, "%-8s = %s\n", "pcrs", strings.ReplaceAll(fmt.Sprint(p.Seal.PCRs), " ", ", "))
+		}
+	}
+	_, err := parse([]byte(b.String()))
+	return []byte(b.String()), err
+}
+
 // Replaced lists the plaintext files that the policy's credentials stand for.
 func (p *Policy) Replaced() []string {
 	var files []string

@@ -62,6 +62,31 @@ pcrs = [14, 7]
 	}
 }
 
+func TestText(t *testing.T) {
+	for _, want := range []Policy{
+		{Delivery: Auto, Seal: Seal{Key: KeyAuto}, Credentials: []Credential{{Name: "a", Source: CredentialStore + "/a"}}},
+		{Delivery: Socket, Seal: Seal{KeyTPM2, []int{7, 14}}, Credentials: []Credential{
+			{"a", `/srv/a "b" c\d`, "--token-file", "TOKEN_FILE", "/etc/app/é"},
+			{"b", CredentialStore + "/b", "", "", ""},
+		}},
+	} {
+		text, err := want.Text()
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if got, err := parse(text); err != nil || fmt.Sprint(*got) != fmt.Sprint(want) {
+			t.Errorf("%+v, %v from:\n%s\nwant %+v", got, err, text, want)
+		}
+	}
+	for _, c := range []Credential{{Name: "a b", Source: "/a"}, {Name: "a", Source: "/a\nb"}, {Name: "a", Source: "a"}} {
+		p := Policy{Delivery: Auto, Seal: Seal{Key: KeyAuto}, Credentials: []Credential{c}}
+		if text, err := p.Text(); err == nil {
+			t.Errorf("%+v: no error, and the text\n%s", c, text)
+		}
+	}
+}
+
 func TestDefaults(t *testing.T) {
 	p, err := parse([]byte(one))
 	if err != nil || p.Delivery != Auto || p.Seal.Key != KeyAuto || p.Seal.PCRs != nil {
