@@ -85,23 +85,28 @@ func (o *options) encryptForUnit() error {
 			names = append(names, c.Name)
 			continue
 		}
-		var mask uint64
-		for _, n := range p.Seal.PCRs {
-			mask |= 1 << n
-		}
 		o.name = name
-		blob, err := o.seal(input, p.Seal.Key, mask)
+		blob, err := o.seal(input, p.Seal.Key, p.Seal.Mask())
 		if err != nil {
 			return err
 		}
-		if filepath.Dir(c.Source) == policy.CredentialStore {
-			if err := os.Mkdir(policy.CredentialStore, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-				return err
-			}
+		if err := makeStore(c.Source); err != nil {
+			return err
 		}
 		return writeOutput(c.Source, credential.EncodeText(blob))
 	}
 	return usagef("%s has no credential %q; it has %s", p.Path, name, strings.Join(names, ", "))
+}
+
+// makeStore makes the folder where blobs lie by default, if the file is to go there.
+func makeStore(file string) error {
+	if filepath.Dir(file) != policy.CredentialStore {
+		return nil
+	}
+	if err := os.Mkdir(policy.CredentialStore, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
 }
 
 // seal encrypts the input and returns the blob.
@@ -118,13 +123,18 @@ func (o *options) seal(input, key string, mask uint64) ([]byte, error) {
 		return nil, err
 	}
 	defer clear(payload)
+	return o.sealPlaintext(key, mask, &credential.Plaintext{Name: o.name, Timestamp: timestamp, NotAfter: notAfter, Payload: payload})
+}
+
+// sealPlaintext seals with what the word key stands for.
+func (o *options) sealPlaintext(key string, mask uint64, plain *credential.Plaintext) ([]byte, error) {
 	keys, blob, err := o.makeKeys(key, mask)
 	if err != nil {
 		return nil, err
 	}
 	defer clear(keys.Host)
 	defer clear(keys.TPM2)
-	sealed, err := blob.Seal(keys, &credential.Plaintext{Name: o.name, Timestamp: timestamp, NotAfter: notAfter, Payload: payload})
+	sealed, err := blob.Seal(keys, plain)
 	if err != nil {
 		return nil, fmt.Errorf("encrypting: %w", err)
 	}

@@ -47,25 +47,24 @@ func (r *replacement) apply() error {
 	if err := atomicfile.Write(r.file+oldSuffix, r.old, 0o600); err != nil {
 		return err
 	}
-	return errors.Join(r.write(r.new), r.verify(r.new))
+	return errors.Join(atomicfile.Write(r.file, r.new, 0o600), verify(r.file, r.new))
 }
 
-func (r *replacement) write(text []byte) error { return atomicfile.Write(r.file, text, 0o600) }
-
-func (r *replacement) verify(text []byte) error {
-	found, err := root.Dir("/").ReadFile(r.file, credential.MaxText)
+// verify makes sure that what has been proven is what stands in the file.
+func verify(file string, text []byte) error {
+	found, err := root.Dir("/").ReadFile(file, credential.MaxText)
 	if err != nil {
 		return err
 	}
 	if !bytes.Equal(found, text) {
-		return fmt.Errorf("%s: %w", r.file, errUnproven)
+		return fmt.Errorf("%s: %w", file, errUnproven)
 	}
 	return nil
 }
 
 // undo puts the old blob back. Where that fails it is still kept beside it.
 func (r *replacement) undo() error {
-	if err := r.write(r.old); err != nil {
+	if err := atomicfile.Write(r.file, r.old, 0o600); err != nil {
 		return err
 	}
 	return r.finish()
@@ -91,47 +90,49 @@ func newReplacement(file string) (*replacement, error) {
 	return &replacement{file: file, old: text}, err
 }
 
-// seal makes the new blob as the policy's [seal] says, and opens it for a proof.
+// seal makes the new blob as the policy's [seal] says.
 func (r *replacement) seal(o *options, p *policy.Policy, plain *credential.Plaintext, old *credential.Blob) error {
-	var mask uint64
-	for _, n := range p.Seal.PCRs {
-		mask |= 1 << n
-	}
-	keys, blob, err := o.makeKeys(p.Seal.Key, mask)
+	text, t, err := o.sealFor(p, r.file, plain)
 	if err != nil {
 		return err
 	}
-	defer clear(keys.Host)
-	defer clear(keys.TPM2)
-	lost := old.Type.Parts() &^ blob.Type.Parts()
+	lost := old.Type.Parts() &^ t.Parts()
 	if lost&(credential.PartPublicKey|credential.PartScope) != 0 || p.Seal.Key == policy.KeyAuto && lost&(credential.PartHost|credential.PartTPM2) != 0 {
-		return fmt.Errorf("%s: %w: from %s to %s", r.file, errWeaker, old.Type, blob.Type)
+		return fmt.Errorf("%s: %w: from %s to %s", r.file, errWeaker, old.Type, t)
 	}
-	data, err := blob.Seal(keys, plain)
-	if err == nil {
-		err = o.checkTarget(data)
-	}
+	r.new, r.kind = text, sealKind(p, t)
+	return nil
+}
+
+// sealFor makes the text of a blob as the policy's [seal] says, and opens it for a
+// proof. The file is where it is to go.
+func (o *options) sealFor(p *policy.Policy, file string, plain *credential.Plaintext) ([]byte, credential.Type, error) {
+	data, err := o.sealPlaintext(p.Seal.Key, p.Seal.Mask(), plain)
 	if err != nil {
-		return fmt.Errorf("%s: encrypting: %w", r.file, err)
+		return nil, 0, fmt.Errorf("%s: %w", file, err)
 	}
-	r.new = credential.EncodeText(data)
-	s, err := parseSealed(r.new, r.file, plain.Name)
+	text := credential.EncodeText(data)
+	s, err := parseSealed(text, file, plain.Name)
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
 	opened, err := opening{device: o.device, signature: o.signature, allowNull: p.Seal.Key == policy.KeyNull, now: time.Now()}.open([]*sealed{s})
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
 	defer wipe(opened)
 	if !bytes.Equal(opened[0].Payload, plain.Payload) {
-		return fmt.Errorf("%s: %w", r.file, errUnproven)
+		return nil, 0, fmt.Errorf("%s: %w", file, errUnproven)
 	}
-	r.kind = s.blob.Type.String()
+	return text, s.blob.Type, nil
+}
+
+// sealKind says what a blob is sealed with.
+func sealKind(p *policy.Policy, t credential.Type) string {
 	if len(p.Seal.PCRs) > 0 {
-		r.kind += ", PCR " + joinPCRs(p.Seal.PCRs)
+		return fmt.Sprintf("%s, PCR %s", t, joinPCRs(p.Seal.PCRs))
 	}
-	return nil
+	return t.String()
 }
 
 // reseal seals credentials again, as their policies say now.

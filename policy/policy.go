@@ -107,6 +107,14 @@ type Seal struct {
 	PCRs []int  // ascending, each 0 to 23
 }
 
+// Mask has a bit for each PCR.
+func (s Seal) Mask() (mask uint64) {
+	for _, n := range s.PCRs {
+		mask |= 1 << n
+	}
+	return mask
+}
+
 // The words that [seal] key may be. Auto seals with whatever the machine has
 // and demands no more than that a blob is not sealed with the null key.
 const (
