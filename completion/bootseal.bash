@@ -16,6 +16,11 @@ _bootseal_policies() {
 	done
 }
 
+# those that may be adopted, or have been
+_bootseal_services() {
+	mapfile -t words < <(systemctl list-units --type=service --state=active --plain --no-legend 2>/dev/null | cut -d ' ' -f 1)
+}
+
 # _bootseal_names UNIT: the credentials in its policy, or its template's
 _bootseal_names() {
 	local dir name unit=$1
@@ -39,8 +44,8 @@ _bootseal_blobs() {
 _bootseal() {
 	local before=${COMP_LINE:0:COMP_POINT} cur verb='' unit='' option='' value word i
 	local -a line args=() words=()
-	local verbs='encrypt decrypt list cat setup has-tpm2 help preview inspect check apply reseal rotate explain'
-	local options='--unit= --compat= --systemd= --root= --unseal --metrics= --json= --no-legend --help --version
+	local verbs='encrypt decrypt list cat setup has-tpm2 help preview inspect check apply reseal rotate adopt explain'
+	local options='--unit= --compat= --systemd= --root= --unseal --metrics= --dry-run --keep --undo --option= --json= --no-legend --help --version
 		--with-key= -H -T --tpm2-device= --tpm2-pcrs= --tpm2-public-key= --tpm2-public-key-pcrs= --tpm2-signature=
 		--user --uid= --name= --timestamp= --not-after= --allow-null --refuse-null --pretty --newline= --transcode=
 		--system --quiet --no-pager --no-ask-password'
@@ -88,6 +93,7 @@ _bootseal() {
 				_bootseal_blobs
 				compopt -o default
 				;;
+			adopt,*) _bootseal_services ;;
 			rotate,1) _bootseal_names "${args[0]}" ;;
 			encrypt,0) if [[ -n $unit ]]; then _bootseal_names "$unit"; else compopt -o default; fi ;;
 			decrypt,0)

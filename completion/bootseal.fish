@@ -1,6 +1,6 @@
 # fish completion for bootseal(1)
 
-set -l verbs encrypt decrypt list cat setup has-tpm2 help preview inspect check apply reseal rotate explain
+set -l verbs encrypt decrypt list cat setup has-tpm2 help preview inspect check apply reseal rotate adopt explain
 
 function __bootseal_policies
     set -l seen
@@ -11,6 +11,11 @@ function __bootseal_policies
         # An empty one masks.
         test -s $file; and string replace -r '\.toml$' '' -- $name
     end
+end
+
+# those that may be adopted, or have been
+function __bootseal_services
+    systemctl list-units --type=service --state=active --plain --no-legend 2>/dev/null | string replace -r ' .*' ''
 end
 
 # the words before the one that is being typed, without options and "bootseal"
@@ -67,9 +72,11 @@ complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a check -d 'Lo
 complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a apply -d 'Put policies into force'
 complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a reseal -d 'Seal again'
 complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a rotate -d 'Give a unit a new secret'
+complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a adopt -d 'Take a unit from plaintext to sealed'
 complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a explain -d 'Tell why a unit did not start'
 
 complete -c bootseal -n "__fish_seen_subcommand_from preview check apply explain" -f -a '(__bootseal_policies)'
+complete -c bootseal -n "__fish_seen_subcommand_from adopt" -f -a '(__bootseal_services)'
 complete -c bootseal -n "__fish_seen_subcommand_from inspect reseal" -a '(__bootseal_policies)'
 complete -c bootseal -n "__fish_seen_subcommand_from rotate" -a '(__bootseal_rotate)'
 complete -c bootseal -n "__fish_seen_subcommand_from inspect reseal decrypt" -a '(__bootseal_blobs)'
@@ -78,6 +85,10 @@ complete -c bootseal -n "__fish_seen_subcommand_from list setup has-tpm2 help" -
 
 complete -c bootseal -l unit -x -a '(__bootseal_policies)' -d 'Encrypt for this unit'
 complete -c bootseal -l compat -x -d 'Oldest systemd to encrypt for'
+complete -c bootseal -l dry-run -d 'Show what adopt would do'
+complete -c bootseal -l keep -d 'Adopt, and leave the plaintext'
+complete -c bootseal -l undo -d 'Take an adopted unit back'
+complete -c bootseal -l option -x -d 'Adopt the file that this option names'
 complete -c bootseal -l systemd -x -d 'Preview for this version'
 complete -c bootseal -l root -x -a '(__fish_complete_directories)' -d 'Preview for the machine below'
 complete -c bootseal -l unseal -d 'Check by opening, too'

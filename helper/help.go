@@ -19,6 +19,8 @@ Verbs:
   reseal [UNIT...|FILE...]        Seal again, as the policies say now
   rotate UNIT NAME [INPUT]        Seal a new secret and restart the unit; if it
                                   does not stay up, back to the old one
+  adopt UNIT                      Take a unit that runs from plaintext files to
+                                  sealed credentials; if anything fails, back
   explain UNIT                    Tell why the last start of a unit failed
 
 Verbs as systemd-creds(1) has them:
@@ -34,6 +36,11 @@ Options:
                                   decrypt (the one that runs, 250 at least)
       --unseal                    Check by opening the credentials, too
       --metrics=FILE              Write what check found for node_exporter
+      --dry-run                   Show what adopt would do
+      --keep                      Adopt, and leave the plaintext files
+      --undo                      Take an adopted unit back to its plaintext files
+      --option=OPTION             Adopt the file that this option of the unit's
+                                  command names (step-ca's four)
       --systemd=VERSION           Preview for a machine with this systemd
       --root=DIR                  Preview for the machine, or image, below DIR
 

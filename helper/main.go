@@ -34,6 +34,7 @@ var verbs = map[string]func(args []string) error{
 	"apply":    apply,
 	"reseal":   reseal,
 	"rotate":   rotate,
+	"adopt":    adopt,
 }
 
 func main() {

@@ -156,7 +156,7 @@ func documentedOptions(t *testing.T, page string) map[string]bool {
 // definedOptions finds the names in calls such as flags.String("name", …), and
 // flags.StringVarP(&v, "name", "n", …).
 func definedOptions(t *testing.T, files ...string) map[string]bool {
-	method := regexp.MustCompile(`^(Bool|String|Int)(Var|Func)?(P)?$`)
+	method := regexp.MustCompile(`^(Bool|String|StringArray|Int)(Var|Func)?(P)?$`)
 	all := map[string]bool{}
 	for _, call := range calls(t, files...) {
 		selector, ok := call.Fun.(*ast.SelectorExpr)

@@ -1,0 +1,640 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bootseal/bootseal/internal/atomicfile"
+	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/root"
+	"github.com/bootseal/bootseal/policy"
+	"github.com/bootseal/bootseal/units"
+)
+
+var (
+	// errAdopted says that there is a record of an adoption.
+	errAdopted = errors.New("it has been adopted, or an earlier run was broken off")
+	// errNotAdopted says that there is no such record.
+	errNotAdopted = errors.New("it has not been adopted here")
+	// errNotAdoptable says that a unit, or its secret, is not such that it can be.
+	errNotAdoptable = errors.New("cannot be adopted")
+	// errPutBack says that all is as before.
+	errPutBack = errors.New("all is as it was before")
+)
+
+// passwordOptions are those of step-ca that name a file with a password.
+var passwordOptions = []string{"--password-file", "--ssh-host-password-file", "--ssh-user-password-file", "--issuer-password-file"}
+
+// adopted is what it takes to undo an adoption, beside the blobs. It is written
+// before anything else is, and removed after it.
+type adopted struct {
+	Credentials []adoptedSecret `json:"credentials"`
+
+	unit string
+}
+
+// adoptedSecret is a secret, where it was and where it is now.
+type adoptedSecret struct {
+	Name string `json:"name"`
+	Blob string `json:"blob"`
+	File string `json:"file"`
+	UID  int    `json:"uid"`
+	GID  int    `json:"gid"`
+	Mode string `json:"mode"`
+
+	plain *plainFile
+	text  []byte // of the blob
+	kind  string // of the blob, for the user
+	made  bool   // the blob has been written
+}
+
+func (r *adopted) path() string       { return policy.Dirs[0] + "/" + r.unit + ".adopted" }
+func (r *adopted) policyPath() string { return policy.Dirs[0] + "/" + r.unit + ".toml" }
+
+// close forgets the secrets.
+func (r *adopted) close() {
+	for _, c := range r.Credentials {
+		if c.plain != nil {
+			clear(c.plain.content)
+			c.plain.close()
+		}
+	}
+}
+
+// files lists the plaintext files, each once.
+func (r *adopted) files() (all []*plainFile) {
+	for _, c := range r.Credentials {
+		if !slices.Contains(all, c.plain) {
+			all = append(all, c.plain)
+		}
+	}
+	return all
+}
+
+// adopt takes a unit that runs from plaintext files to sealed credentials.
+func adopt(args []string) error {
+	o := &options{timestamp: "now"}
+	flags := flagSet("adopt")
+	keep := flags.Bool("keep", false, "")
+	undo := flags.Bool("undo", false, "")
+	dryRun := flags.Bool("dry-run", false, "")
+	names := flags.StringArray("option", passwordOptions, "")
+	flags.StringVar(&o.key, "with-key", policy.KeyAuto, "")
+	flags.StringVar(&o.pcrs, "tpm2-pcrs", "", "")
+	flags.StringVar(&o.device, "tpm2-device", "", "")
+	if err := parseFlags(flags, args); err != nil {
+		return err
+	}
+	if flags.NArg() != 1 {
+		return usagef("adopt: expected one UNIT")
+	}
+	unit := unitName(flags.Arg(0))
+	if err := policy.CheckUnit(unit); err != nil {
+		return usageError{err}
+	}
+	if *undo {
+		for _, name := range []string{"keep", "option", "with-key", "tpm2-pcrs"} {
+			if flags.Changed(name) {
+				return usagef("adopt: --undo takes no --%s", name)
+			}
+		}
+		return o.undoAdoption(unit, *dryRun)
+	}
+	if words := []string{policy.KeyAuto, policy.KeyHost, policy.KeyTPM2, policy.KeyHostTPM2}; !slices.Contains(words, o.key) {
+		return usagef("--with-key=%s: expected %s", o.key, strings.Join(words, ", "))
+	}
+	mask, err := parsePCRs("tpm2-pcrs", o.pcrs)
+	if err != nil {
+		return err
+	}
+	m, err := newManager(context.Background())
+	if err != nil {
+		return err
+	}
+	defer m.close()
+	a, err := newAdoption(m, unit, *names, flags.Changed("option"), policy.Seal{Key: o.key, PCRs: credential.PCRs(mask)})
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	a.print(*keep)
+	if *dryRun {
+		return nil
+	}
+	return a.run(o, *keep)
+}
+
+// adoption is what is to be done, and what has been.
+type adoption struct {
+	adopted
+	m           *manager
+	planner     *units.Planner
+	policy      *policy.Policy
+	policyText  []byte
+	wrotePolicy bool
+	reloaded    bool // systemd may have the policy in force
+}
+
+// newAdoption finds out what there is to do. It changes nothing.
+func newAdoption(m *manager, unit string, options []string, all bool, seal policy.Seal) (a *adoption, err error) {
+	planner, err := units.NewPlanner("/")
+	if err != nil {
+		return nil, err
+	}
+	u, err := planner.Load(unit)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNotAdoptable, err)
+	}
+	a = &adoption{adopted: adopted{unit: u.Name}, m: m, planner: planner}
+	if _, err := os.Lstat(a.path()); err == nil {
+		return nil, fmt.Errorf("%s: %w", a.unit, errAdopted)
+	}
+	a.policy = &policy.Policy{Path: a.policyPath(), Unit: a.unit, Delivery: policy.Auto, Seal: seal}
+	err = a.ready()
+	if err == nil {
+		err = a.find(u, options, all)
+	}
+	if err == nil {
+		a.policyText, err = a.policy.Text()
+	}
+	if err == nil {
+		err = planner.PlanPolicy(a.policy).Err
+	}
+	if err != nil {
+		a.close()
+		return nil, fmt.Errorf("%s: %w: %w", a.unit, errNotAdoptable, err)
+	}
+	return a, nil
+}
+
+// ready tells why the unit is in no state to be adopted.
+func (a *adoption) ready() error {
+	if strings.HasSuffix(a.unit, "@.service") {
+		return errors.New("it is a template; name one of its instances")
+	}
+	if files, err := covered("/", []string{a.unit}); err == nil {
+		return fmt.Errorf(`it has a policy, %s; seal the secret with "bootseal encrypt --unit=%s NAME", then "bootseal apply %s"`, files[0].Path, a.unit, a.unit)
+	}
+	if state := a.m.state(a.unit); state != "active" {
+		return fmt.Errorf("it is %s; only a unit that runs can show that its secret is the right one", state)
+	}
+	if a.m.property(a.unit, "Unit", "NeedDaemonReload") != false {
+		return errors.New(`its files have changed since systemd read them; "systemctl daemon-reload", and restart it first`)
+	}
+	return nil
+}
+
+// find finds the files that the options name, of which all have to be there, or one.
+func (a *adoption) find(u *units.Unit, options []string, all bool) error {
+	places, err := u.OptionFiles(options)
+	if err != nil {
+		return err
+	}
+	lacking := slices.DeleteFunc(slices.Clone(options), func(name string) bool {
+		return slices.ContainsFunc(places, func(f units.OptionFile) bool { return f.Option == name })
+	})
+	if len(places) == 0 || all && len(lacking) > 0 {
+		return fmt.Errorf("there is no %s in its ExecStart=; name the options that take a file with a secret with --option=, or write a policy, see bootseal.policy(5)", strings.Join(lacking, ", "))
+	}
+	for _, place := range places {
+		if err := a.add(place); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// add takes a file that an option names among what is to be sealed.
+func (a *adoption) add(place units.OptionFile) error {
+	name := credentialName(a.unit, place.Option)
+	c := adoptedSecret{Name: name, Blob: policy.CredentialStore + "/" + name, File: place.File}
+	for _, name := range []string{c.Blob, "/etc/credstore/" + name} {
+		if _, err := os.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s is there already; move it away", name)
+		}
+	}
+	if i := slices.IndexFunc(a.Credentials, func(other adoptedSecret) bool { return other.File == c.File }); i >= 0 {
+		c.plain = a.Credentials[i].plain
+	} else {
+		var err error
+		if c.plain, err = openPlain(c.File); err != nil {
+			return err
+		}
+	}
+	c.UID, c.GID, c.Mode = c.plain.uid, c.plain.gid, fmt.Sprintf("%04o", c.plain.mode)
+	a.Credentials = append(a.Credentials, c)
+	a.policy.Credentials = append(a.policy.Credentials, policy.Credential{Name: c.Name, Source: c.Blob, Option: place.Option, Replaces: c.File})
+	st, err := c.plain.file.Stat()
+	if err == nil && st.ModTime().After(a.m.started(a.unit)) {
+		err = fmt.Errorf("%s was changed after the unit had started; restart it, to see that the secret is the right one", c.File)
+	}
+	return err
+}
+
+// credentialName is the unit's name, and what tells the option from others:
+// step-ca-ssh-host for step-ca's --ssh-host-password-file.
+func credentialName(unit, option string) string {
+	name := strings.TrimSuffix(unit, ".service")
+	which := strings.TrimSuffix(strings.TrimLeft(option, "-"), "-file")
+	which = strings.TrimSuffix(strings.TrimSuffix(which, "password"), "-")
+	if which != "" {
+		name += "-" + which
+	}
+	return name
+}
+
+// print shows what is going to be done.
+func (a *adoption) print(keep bool) {
+	fmt.Printf("Plan for %s:\n", a.unit)
+	for i, c := range a.Credentials {
+		fmt.Printf("  seal %s, which %s names, to %s\n", c.File, a.policy.Credentials[i].Option, c.Blob)
+	}
+	fmt.Printf("  write %s\n", a.policy.Path)
+	for _, line := range strings.Split(strings.TrimSpace(string(a.policyText)), "\n") {
+		fmt.Println(strings.TrimRight("      "+line, " "))
+	}
+	fmt.Printf("  reload systemd, restart %s and see that it stays up\n", a.unit)
+	for _, f := range a.files() {
+		if keep {
+			fmt.Printf("  keep %s\n", f.path)
+		} else {
+			fmt.Printf("  remove %s\n", f.path)
+		}
+	}
+}
+
+// run seals before it changes anything, and puts all back where something fails
+// after that. It cannot be interrupted; where it is killed, undoing works.
+func (a *adoption) run(o *options, keep bool) error {
+	if err := a.seal(o); err != nil {
+		return err
+	}
+	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	if err := a.write(); err != nil {
+		return err
+	}
+	if err := a.forward(keep); err != nil {
+		return a.putBack(err)
+	}
+	fmt.Println("Keep a copy of each secret off this machine: once the TPM is cleared or replaced, a PCR that it is sealed to changes, or the disk is lost, it cannot be opened any more. These print them:")
+	for _, c := range a.Credentials {
+		fmt.Printf("  bootseal decrypt %s\n", c.Blob)
+	}
+	fmt.Printf("The way back is \"bootseal adopt --undo %s\".\n", a.unit)
+	return nil
+}
+
+// seal makes the blobs, and opens them for a proof.
+func (a *adoption) seal(o *options) error {
+	timestamp, notAfter, err := o.times(time.Now())
+	if err != nil {
+		return err
+	}
+	for _, f := range a.files() {
+		if f.content, err = f.read(); err != nil {
+			return err
+		}
+	}
+	for i := range a.Credentials {
+		c := &a.Credentials[i]
+		plain := &credential.Plaintext{Name: c.Name, Timestamp: timestamp, NotAfter: notAfter, Payload: c.plain.content}
+		text, t, err := o.sealFor(a.policy, c.Blob, plain)
+		if err != nil {
+			return err
+		}
+		c.text, c.kind = text, sealKind(a.policy, t)
+	}
+	return nil
+}
+
+// write writes the record of what is going to be done.
+func (a *adoption) write() error {
+	text, err := json.MarshalIndent(a.adopted, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(policy.Dirs[0], 0o755); err != nil {
+		return err
+	}
+	return atomicfile.Create(a.path(), append(text, '\n'), 0o600)
+}
+
+func (a *adoption) forward(keep bool) error {
+	for i := range a.Credentials {
+		c := &a.Credentials[i]
+		if err := makeStore(c.Blob); err != nil {
+			return err
+		}
+		err := atomicfile.Create(c.Blob, c.text, 0o600)
+		c.made = !errors.Is(err, fs.ErrExist)
+		if err == nil {
+			err = verify(c.Blob, c.text)
+		}
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%s: sealed, %s, and opens\n", c.Blob, c.kind)
+	}
+	err := atomicfile.Create(a.policyPath(), a.policyText, 0o644)
+	a.wrotePolicy = !errors.Is(err, fs.ErrExist)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s: written\n", a.policyPath())
+	// The delivery may depend on what the blobs are.
+	plan := a.planner.Plan(policy.File{Unit: a.unit, Path: a.policyPath()})
+	if plan.Err != nil {
+		return plan.Err
+	}
+	a.reloaded = true
+	if err := a.m.reload(); err != nil {
+		return err
+	}
+	if !inForce(plan) {
+		return fmt.Errorf(`%s: the generator did not put the policy into force; see "journalctl -b -t bootseal-generator"`, a.unit)
+	}
+	if err := a.m.restart(a.unit); err != nil {
+		return because(a.unit, err)
+	}
+	fmt.Printf("%s: restarted with the sealed secret, and stays up\n", a.unit)
+	if keep {
+		return nil
+	}
+	for _, f := range a.files() {
+		if err := f.remove(); err != nil {
+			return err
+		}
+		fmt.Printf("%s: removed\n", f.path)
+	}
+	return nil
+}
+
+// because adds why a unit did not start, if that can be told.
+func because(unit string, err error) error {
+	s, errs := readStartup(unit)
+	if errs != nil || s.active == "active" {
+		return err
+	}
+	if e := s.explain(s.openNow); e.cause != "" {
+		return fmt.Errorf("%w: %s", err, e.cause)
+	}
+	return err
+}
+
+// putBack makes all as it was before. The blobs go only once the plaintext is back.
+func (a *adoption) putBack(cause error) error {
+	for _, f := range a.files() {
+		if !f.removed {
+			continue
+		}
+		if _, err := f.restore(); err != nil {
+			return errors.Join(cause, fmt.Errorf("putting back %s, which is sealed in %s: %w", f.path, a.policyPath(), err))
+		}
+	}
+	var errs []error
+	if a.wrotePolicy {
+		errs = append(errs, removed(a.policyPath()))
+	}
+	if a.reloaded {
+		errs = append(errs, a.m.reload())
+		// Until its restart the unit runs with the secret that it has.
+		if err := a.m.restart(a.unit); err != nil {
+			errs = append(errs, because(a.unit, err))
+		}
+	}
+	for _, c := range a.Credentials {
+		if c.made {
+			errs = append(errs, removed(c.Blob))
+		}
+	}
+	errs = append(errs, removed(a.path()))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("%w; putting all back: %w", cause, err)
+	}
+	return fmt.Errorf("%w; %w", cause, errPutBack)
+}
+
+// removed removes a file that may be gone already, or never have been made.
+func removed(file string) error {
+	err := os.Remove(file)
+	if _, gone := os.Lstat(file); errors.Is(gone, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// undoAdoption takes a unit back to its plaintext files, also from an adoption that
+// was broken off. Where it does not run with them, it stays sealed.
+func (o *options) undoAdoption(unit string, dryRun bool) error {
+	if planner, err := units.NewPlanner("/"); err == nil {
+		if u, err := planner.Load(unit); err == nil {
+			unit = u.Name
+		}
+	}
+	r, err := readRecord(unit)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	policyText, err := r.readPolicy()
+	if err != nil {
+		return err
+	}
+	if err := r.open(o.device); err != nil {
+		return err
+	}
+	r.print(policyText != nil)
+	if dryRun {
+		return nil
+	}
+	m, err := newManager(context.Background())
+	if err != nil {
+		return err
+	}
+	defer m.close()
+	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	runs := slices.Contains([]string{"active", "activating", "failed"}, m.state(unit))
+	var made []*plainFile
+	if err := r.toPlaintext(m, runs, &made); err != nil {
+		return r.stay(m, runs, policyText, made, err)
+	}
+	for _, c := range r.Credentials {
+		if err := removed(c.Blob); err != nil {
+			return err
+		}
+		fmt.Printf("%s: removed\n", c.Blob)
+	}
+	return removed(r.path())
+}
+
+// print shows what undoing is going to do.
+func (r *adopted) print(policy bool) {
+	fmt.Printf("Plan for %s:\n", r.unit)
+	for _, c := range r.Credentials {
+		if c.plain.content != nil {
+			fmt.Printf("  write %s from %s, owner %d:%d, mode %s, if it is not there\n", c.File, c.Blob, c.UID, c.GID, c.Mode)
+		}
+	}
+	if policy {
+		fmt.Printf("  remove %s\n", r.policyPath())
+	}
+	fmt.Printf("  reload systemd, restart %s if it runs, and see that it stays up\n", r.unit)
+	for _, c := range r.Credentials {
+		fmt.Printf("  remove %s\n", c.Blob)
+	}
+}
+
+// readRecord finds the record of an adoption.
+func readRecord(unit string) (*adopted, error) {
+	r := &adopted{unit: unit}
+	text, err := root.Dir("/").ReadFile(r.path(), 1<<20)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w, there is no %s", unit, errNotAdopted, r.path())
+	}
+	if err != nil {
+		return nil, err
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(r); err != nil {
+		return nil, fmt.Errorf("%s: %w", r.path(), err)
+	}
+	for i := range r.Credentials {
+		c := &r.Credentials[i]
+		mode, err := strconv.ParseUint(c.Mode, 8, 9)
+		if err != nil || !strings.HasPrefix(c.File, "/") || !strings.HasPrefix(c.Blob, "/") || !credential.ValidName(c.Name) {
+			return nil, fmt.Errorf("%s: credential %d: expected a name, absolute paths and an octal mode", r.path(), i)
+		}
+		c.plain = &plainFile{path: c.File, uid: c.UID, gid: c.GID, mode: fs.FileMode(mode)}
+	}
+	return r, nil
+}
+
+// readPolicy returns the text of the policy, nil if there is none any more. One
+// that has other credentials is not that of the adoption.
+func (r *adopted) readPolicy() ([]byte, error) {
+	text, err := root.Dir("/").ReadFile(r.policyPath(), 1<<20)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	p, err := policy.Load("/", policy.File{Unit: r.unit, Path: r.policyPath()})
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range p.Credentials {
+		if !slices.ContainsFunc(r.Credentials, func(a adoptedSecret) bool { return a.Name == c.Name && a.Blob == c.Source }) {
+			return nil, fmt.Errorf("%s: credential %s, %s, has been added or changed since; take it out of the policy first", p.Path, c.Name, c.Source)
+		}
+	}
+	return text, nil
+}
+
+// open opens the blobs. One that is not there, as after an adoption that was broken
+// off, is not needed where the plaintext is.
+func (r *adopted) open(device string) error {
+	var all []*sealed
+	var files []*plainFile
+	for _, c := range r.Credentials {
+		s, err := readSealed(c.Blob, c.Name)
+		if errors.Is(err, errNoBlob) {
+			f, plainErr := openPlain(c.File)
+			if plainErr != nil {
+				return errors.Join(err, plainErr)
+			}
+			f.close()
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		all, files = append(all, s), append(files, c.plain)
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	opened, err := opening{device: device, anyScope: true, now: time.Now()}.open(all)
+	if err != nil {
+		return err
+	}
+	for i, p := range opened {
+		files[i].content = p.Payload
+	}
+	return nil
+}
+
+// toPlaintext has the unit run with the plaintext files. It adds those that it made
+// to the list.
+func (r *adopted) toPlaintext(m *manager, runs bool, made *[]*plainFile) error {
+	for _, f := range r.files() {
+		if f.content == nil {
+			continue
+		}
+		wrote, err := f.restore()
+		if err != nil {
+			return err
+		}
+		if wrote {
+			*made = append(*made, f)
+			fmt.Printf("%s: written\n", f.path)
+		}
+	}
+	if err := removed(r.policyPath()); err != nil {
+		return err
+	}
+	fmt.Printf("%s: removed\n", r.policyPath())
+	if err := m.reload(); err != nil || !runs {
+		return err
+	}
+	if err := m.restart(r.unit); err != nil {
+		return because(r.unit, err)
+	}
+	fmt.Printf("%s: restarted with the plaintext, and stays up\n", r.unit)
+	return nil
+}
+
+// stay takes back what undoing has done.
+func (r *adopted) stay(m *manager, runs bool, policyText []byte, made []*plainFile, cause error) error {
+	if policyText == nil {
+		return cause
+	}
+	if _, err := os.Lstat(r.policyPath()); errors.Is(err, fs.ErrNotExist) {
+		err := atomicfile.Write(r.policyPath(), policyText, 0o644)
+		if err == nil {
+			err = m.reload()
+		}
+		if err == nil && runs {
+			err = m.restart(r.unit)
+		}
+		if err != nil {
+			return fmt.Errorf("%w; going back to the sealed secret: %w", cause, err)
+		}
+	}
+	for _, f := range made {
+		there, err := openPlain(f.path)
+		if err != nil {
+			return errors.Join(cause, err)
+		}
+		there.content = f.content
+		err = there.remove()
+		there.close()
+		if err != nil {
+			return errors.Join(cause, err)
+		}
+	}
+	return fmt.Errorf("%w; %w", cause, errPutBack)
+}
