@@ -80,13 +80,9 @@ func openAt(dir int, name string, flags int) (*os.File, error) {
 
 // openPlain opens a regular file that has no other name, such that it can be
 // removed.
-func openPlain(path string) (f *plainFile, err error) {
-	f = &plainFile{path: path}
-	defer func() {
-		if err != nil {
-			f.close()
-		}
-	}()
+func openPlain(path string) (*plainFile, error) {
+	f := &plainFile{path: path}
+	var err error
 	if f.dir, err = openFolder(filepath.Dir(path)); err != nil {
 		return nil, err
 	}
@@ -108,6 +104,7 @@ func openPlain(path string) (f *plainFile, err error) {
 		err = errors.New("it is empty")
 	}
 	if err != nil {
+		f.close()
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	f.uid, f.gid, f.mode = int(st.Uid), int(st.Gid), fs.FileMode(st.Mode&0o777)

@@ -1,0 +1,292 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/bootseal/bootseal/test/machine"
+)
+
+// adoptHelpers: "state" prints what an adoption may change, "try COMMAND" a
+// command's output and exit status.
+const adoptHelpers = `
+try() { "$@" 2>&1; echo exit status $?; }
+state() {
+	ls -A /etc/bootseal /etc/credstore.encrypted 2>/dev/null
+	for file; do stat --format='%n %a %U:%G %h' $file; sha256sum <$file; done
+	ls -A /etc/step-ca
+}
+`
+
+// TestAdopt takes step-ca from plaintext to sealed, and back.
+func TestAdopt(t *testing.T) {
+	for _, version := range machine.Versions {
+		t.Run(fmt.Sprint(version), func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, version)
+			if err := m.InstallBootseal(); err != nil {
+				t.Fatal(err)
+			}
+			if err := m.InstallStepCA(password + "\n"); err != nil {
+				t.Fatal(err)
+			}
+			t.Run("there and back", func(t *testing.T) { t.Parallel(); testThereAndBack(t, clone(t, m)) })
+			t.Run("variants", func(t *testing.T) { t.Parallel(); testVariants(t, clone(t, m)) })
+			t.Run("failures", func(t *testing.T) { t.Parallel(); testAdoptFails(t, clone(t, m)) })
+		})
+	}
+}
+
+func testThereAndBack(t *testing.T, m *machine.Machine) {
+	write(t, m, "/root/x.conf", "[Service]\nExecStartPre=/bin/sh -c 'test -n \"$CREDENTIALS_DIRECTORY\"'\n", 0o644)
+	out := boot(t, m, adoptHelpers+`
+file=/etc/step-ca/password.txt
+cp $file /root/password
+chown step: $file; chmod 640 $file
+mkdir -p /etc/bootseal
+same() { bootseal decrypt `+blob+` | cmp - /root/password && echo same; }
+section healthy at first; health
+section before; state $file
+section drop-ins; property DropInPaths
+section dry run; try bootseal adopt --dry-run step-ca
+section after dry run; state $file
+section adopt; try bootseal adopt step-ca
+section adopted; health; same; ls $file; property DropInPaths
+section plaintext; plaintext
+section check; try bootseal check --unseal --no-legend step-ca
+section again; try bootseal adopt step-ca
+section undo dry; try bootseal adopt --undo --dry-run step-ca; same
+section undo; try bootseal adopt --undo step-ca
+section undone; health; property DropInPaths
+section after undo; state $file
+section not adopted; try bootseal adopt --undo step-ca
+
+section keep; try bootseal adopt --keep --with-key=tpm2 --tpm2-pcrs=7 step-ca
+section kept; health; same; cmp $file /root/password && echo kept; bootseal inspect --json=short step-ca
+# As if it had been killed between the blob and the policy.
+rm `+policy+`; systemctl daemon-reload
+section broken off; try bootseal adopt step-ca
+section undo broken off; try bootseal adopt --undo step-ca; health
+# As if it had been killed before the blob.
+bootseal adopt --keep step-ca >/dev/null
+rm `+policy+` `+blob+`
+section undo without blob; try bootseal adopt --undo step-ca; health
+section after broken off; state $file
+
+bootseal adopt step-ca >/run/progress 2>&1 &
+until grep -q "toml: written" /run/progress; do sleep 0.02; done
+kill -KILL $!
+wait
+section undo after kill; try bootseal adopt --undo step-ca; health
+section after kill; state $file
+
+bootseal adopt step-ca >/dev/null
+section rotate; printf '[[credential]]\nname = "more"\n' >>`+policy+`; try bootseal adopt --undo step-ca
+head -n 4 `+policy+` >/root/policy; cp /root/policy `+policy+`; systemctl daemon-reload
+echo other >$file
+section other plaintext; try bootseal adopt --undo step-ca; cat $file; same
+rm $file
+# The unit does not start with the plaintext any more: it stays sealed.
+mkdir -p /run/systemd/system/step-ca.service.d
+cp /root/x.conf /run/systemd/system/step-ca.service.d/
+systemctl daemon-reload
+section undo fails; try bootseal adopt --undo step-ca; health; same; ls $file
+true
+`)
+	want(t, "healthy at first", out["healthy at first"], "ok")
+	wantContains(t, "dry run", out["dry run"], "seal /etc/step-ca/password.txt, which --password-file names, to "+blob, "write "+policy, `replaces = "/etc/step-ca/password.txt"`, "remove /etc/step-ca/password.txt", "exit status 0")
+	want(t, "after dry run", out["after dry run"], out["before"])
+	wantContains(t, "adopt", out["adopt"], blob+": sealed, host+tpm2", "and opens", "step-ca.service: restarted with the sealed secret", "password.txt: removed", "Keep a copy", "exit status 0")
+	want(t, "adopted", out["adopted"], "ok\nsame\n/run/systemd/generator/step-ca.service.d/zz-bootseal.conf")
+	for _, file := range strings.Fields(out["plaintext"]) {
+		if !strings.HasPrefix(file, "/run/credentials/step-ca.service/") && !strings.HasPrefix(file, "/run/bootseal/step-ca.service/") {
+			t.Errorf("plaintext in %s after adoption", file)
+		}
+	}
+	wantContains(t, "check", out["check"], "\nexit status 0")
+	wantContains(t, "adopt, again", out["again"], "step-ca.service: it has been adopted", "bootseal adopt --undo", "exit status 1")
+	wantContains(t, "undo, dry run", out["undo dry"], "write /etc/step-ca/password.txt from "+blob, "exit status 0\nsame")
+	wantContains(t, "undo", out["undo"], "step-ca.service: restarted with the plaintext", "exit status 0")
+	want(t, "undone", out["undone"], "ok\n"+out["drop-ins"])
+	want(t, "after undo", out["after undo"], out["before"])
+	wantContains(t, "undo, again", out["not adopted"], "it has not been adopted here", "exit status 1")
+
+	wantContains(t, "keep", out["keep"], "keep /etc/step-ca/password.txt", blob+": sealed, tpm2", "PCR 7", "exit status 0")
+	wantContains(t, "kept", out["kept"], "ok\nsame\nkept", `"pcrs":[7]`)
+	wantContains(t, "after breaking off", out["broken off"], "an earlier run was broken off", "--undo", "exit status 1")
+	for _, name := range []string{"undo broken off", "undo without blob", "undo after kill"} {
+		wantContains(t, name, out[name], "exit status 0\nok")
+	}
+	for _, name := range []string{"after broken off", "after kill"} {
+		want(t, name, out[name], out["before"])
+	}
+	wantContains(t, "undo of a policy with more in it", out["rotate"], policy+": credential more", "exit status 1")
+	wantContains(t, "undo over another secret", out["other plaintext"], "there is another secret in it", "exit status 1\nother\nsame")
+	wantContains(t, "undo that fails", out["undo fails"], "did not stay up", "all is as it was before", "exit status 1\nok\nsame")
+	if strings.HasSuffix(out["undo fails"], "password.txt") {
+		t.Error("an undo that failed left the plaintext")
+	}
+}
+
+// testVariants adopts step-ca as distributions run it, with one password and three.
+func testVariants(t *testing.T, m *machine.Machine) {
+	out := boot(t, m, adoptHelpers+`
+unit=/etc/systemd/system/step-ca.service
+cp $unit /root/upstream
+restart() { systemctl daemon-reload; systemctl restart step-ca; health || { systemctl status step-ca >&2; journalctl --boot --unit=step-ca -n 5 >&2; exit 1; }; }
+round() {
+	restart >/dev/null
+	section $1; try bootseal adopt step-ca; health; for file in $2; do ls $file; done
+	section $1 undone; try bootseal adopt --undo step-ca; health; stat --format='%a %U' $2
+}
+
+# Of the Arch User Repository: a dynamic user, and a folder for the configuration.
+sed 's,^Group=step$,&\nDynamicUser=yes\nConfigurationDirectory=step-ca\nRuntimeDirectory=step-ca\nLogsDirectory=step-ca,' /root/upstream >$unit
+round arch /etc/step-ca/password.txt
+
+cd /etc/step-ca
+for key in host user; do
+	echo "another secret, $key" >$key.txt
+	step crypto change-pass secrets/ssh_${key}_ca_key --password-file=password.txt --new-password-file=$key.txt --force 2>/dev/null
+done
+chmod 600 host.txt
+chown -R step: secrets host.txt user.txt
+sed 's,^ExecStart=.*,& --ssh-host-password-file=host.txt --ssh-user-password-file /etc/step-ca/user.txt,' /root/upstream >$unit
+round three "password.txt host.txt user.txt"
+
+# As openSUSE has it.
+systemctl stop step-ca
+useradd --system --user-group --home-dir /var/lib/step-ca --shell /usr/sbin/nologin _step-ca
+mkdir -p /var/lib/step-ca/.step
+cp -a certs config db secrets templates /var/lib/step-ca/.step
+sed -i 's,/etc/step-ca,/var/lib/step-ca/.step,g' /var/lib/step-ca/.step/config/*
+[ -e /usr/sbin/step-ca ] || ln -s ../bin/step-ca /usr/sbin/step-ca
+chown -R _step-ca: /var/lib/step-ca password.txt host.txt user.txt
+chown root:_step-ca . password.txt; chmod 750 .; chmod 640 password.txt
+sed -e 's,=step$,=_step-ca,; s,^ConditionFileNotEmpty=.*/ca.json,ConditionFileNotEmpty=/var/lib/step-ca/.step/config/ca.json,
+	s,^Environment=STEPPATH=.*,Environment=STEPPATH=/var/lib/step-ca/.step/,; s,^WorkingDirectory=.*,WorkingDirectory=/var/lib/step-ca/,
+	s,^ExecStart=.*,ExecStart=/usr/sbin/step-ca .step/config/ca.json --password-file /etc/step-ca/password.txt --ssh-host-password-file /etc/step-ca/host.txt --ssh-user-password-file /etc/step-ca/user.txt,
+	s,^ReadWriteDirectories=.*,ReadWriteDirectories=/var/lib/step-ca/,' /root/upstream >$unit
+round opensuse "/etc/step-ca/password.txt"
+`)
+	for name, files := range map[string][]string{"arch": {"password.txt"}, "three": {"password.txt", "host.txt", "user.txt"}, "opensuse": {"password.txt"}} {
+		wantContains(t, name, out[name], "exit status 0\nok")
+		for _, file := range files {
+			wantContains(t, name, out[name], "/etc/step-ca/"+file+": removed")
+		}
+		if !strings.HasSuffix(out[name], "\nok") {
+			t.Errorf("%s: plaintext is left:\n%s", name, out[name])
+		}
+	}
+	wantContains(t, "three", out["three"], "/etc/credstore.encrypted/step-ca-ssh-host: sealed", "/etc/credstore.encrypted/step-ca-ssh-user: sealed", `option   = "--ssh-user-password-file"`)
+	wantContains(t, "undo, Arch", out["arch undone"], "exit status 0\nok\n600 step")
+	wantContains(t, "undo, three passwords", out["three undone"], "exit status 0\nok\n600 step\n600 step\n644 step")
+	wantContains(t, "undo, openSUSE", out["opensuse undone"], "exit status 0\nok\n640 root")
+}
+
+// testAdoptFails has adoption refuse, and fail half-way, of services that are not
+// step-ca.
+func testAdoptFails(t *testing.T, m *machine.Machine) {
+	write(t, m, "/usr/bin/app", `#!/bin/sh
+for file; do :; done
+case "$1 $file" in
+"--strict /etc/"*) ;;
+"--strict "*) echo "not from there"; exit 1 ;;
+esac
+grep -q . "$file" && exec sleep 1000
+`, 0o755)
+	unit := func(name, command, more string) {
+		write(t, m, "/etc/systemd/system/"+name+".service", "[Service]\nExecStart=/usr/bin/app "+command+"\nWorkingDirectory=/etc/app\n"+more, 0o644)
+	}
+	for _, file := range []string{"token", "strict", "busy", "late", "real"} {
+		write(t, m, "/etc/app/"+file, "secret without a newline", 0o600)
+	}
+	unit("app", "--token-file token", "")
+	unit("strict", "--strict --password-file /etc/app/strict", "")
+	unit("busy", "--password-file busy", "")
+	unit("late", "--password-file late", "")
+	unit("link", "--password-file link", "")
+	unit("variable", "--password-file ${FILE}", "Environment=FILE=/etc/app/real\n")
+	unit("stale", "--password-file real", "")
+	unit("covered", "--password-file real", "")
+	unit("taken", "--password-file real", "")
+	unit("stopped", "--password-file real", "")
+	unit("inst@", "--password-file real", "")
+	script := adoptHelpers + `
+cd /etc/app
+ln -s real link
+sleep 0.1
+systemctl start app strict busy late link variable stale covered taken inst@a
+touch /etc/systemd/system/stale.service; sed -i 's/real/real /' /etc/systemd/system/stale.service
+mkdir -p /etc/bootseal; printf '[[credential]]\nname = "x"\n' >/etc/bootseal/covered.service.toml
+mkdir -p -m 700 /etc/credstore.encrypted; echo blob >/etc/credstore.encrypted/taken
+sleep 0.1; printf 'another secret' >late
+section before; state token strict busy
+`
+	refusals := map[string]struct {
+		args string
+		says string
+	}{
+		"a link":                   {"link", "/etc/app/link: a symbolic link"},
+		"a variable":               {"variable", "a path with a variable"},
+		"a unit that has changed":  {"stale", "systemctl daemon-reload"},
+		"a policy":                 {"covered", "it has a policy, /etc/bootseal/covered.service.toml"},
+		"a blob":                   {"taken", "/etc/credstore.encrypted/taken is there already"},
+		"a unit that does not run": {"stopped", "it is inactive"},
+		"no unit":                  {"nosuch", "no such unit file"},
+		"a template":               {"inst@.service", "it is a template"},
+		"no option":                {"app", "there is no --password-file"},
+		"another option":           {"--option=--nosuch app", "there is no --nosuch in its ExecStart="},
+		"a file that has changed":  {"late", "/etc/app/late was changed after the unit had started"},
+		"no TPM":                   {"--with-key=tpm2 --tpm2-device=swtpm:path=/nosuch busy", "/nosuch"},
+		"no such key":              {"--with-key=null app", "--with-key=null: expected auto, host, tpm2, host+tpm2"},
+		"wrong usage":              {"--undo --keep app", "--undo takes no --keep"},
+	}
+	for name, r := range refusals {
+		script += "section " + name + "; try bootseal adopt " + r.args + "\n"
+	}
+	out := boot(t, m, script+`
+section after refusals; state token strict busy
+pid() { property MainPID $1; }
+section strict; try bootseal adopt strict
+section strict runs; property ActiveState strict; state token strict busy
+mount --bind busy busy
+section busy; try bootseal adopt busy
+umount busy
+section busy runs; property ActiveState busy; state token strict busy
+before=$(pid busy)
+mount -t tmpfs -o ro none /etc/credstore.encrypted
+section read-only; try bootseal adopt busy
+umount /etc/credstore.encrypted
+section after read-only; [ "$before" = "$(pid busy)" ] && echo not restarted; state token strict busy
+
+section app; try bootseal adopt --option=--token-file app
+section app sealed; bootseal decrypt /etc/credstore.encrypted/app-token; property ActiveState app; ls token
+section app undone; try bootseal adopt --undo app
+section app plain; property ActiveState app; cat token
+section instance; try bootseal adopt --keep inst@a; ls /etc/bootseal
+`)
+	for name, r := range refusals {
+		wantContains(t, name, out[name], r.says)
+		if strings.HasSuffix(out[name], "exit status 0") {
+			t.Errorf("%s: exit status 0", name)
+		}
+	}
+	want(t, "after refusals", out["after refusals"], out["before"])
+	for name, says := range map[string]string{
+		"strict":    "restarting strict.service: it did not stay up",
+		"busy":      "removing /etc/app/busy: device or resource busy",
+		"read-only": "read-only file system",
+	} {
+		wantContains(t, name, out[name], says, "all is as it was before", "exit status 1")
+	}
+	want(t, "strict runs", out["strict runs"], "active\n"+out["before"])
+	want(t, "busy runs", out["busy runs"], "active\n"+out["before"])
+	want(t, "after read-only", out["after read-only"], "not restarted\n"+out["before"])
+	wantContains(t, "app", out["app"], `option   = "--token-file"`, "/etc/app/token: removed", "exit status 0")
+	want(t, "app, sealed", out["app sealed"], "secret without a newlineactive")
+	wantContains(t, "app, undone", out["app undone"], "exit status 0")
+	want(t, "app, with the plaintext", out["app plain"], "active\nsecret without a newline")
+	wantContains(t, "an instance", out["instance"], "/etc/credstore.encrypted/inst@a: sealed", "exit status 0", "inst@a.service.adopted", "inst@a.service.toml")
+}
