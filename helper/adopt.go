@@ -8,13 +8,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/bootseal/bootseal/internal/atomicfile"
 	"github.com/bootseal/bootseal/internal/credential"
@@ -281,7 +278,7 @@ func (a *adoption) run(o *options, keep bool) error {
 	if err := a.seal(o); err != nil {
 		return err
 	}
-	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	uninterrupted()
 	if err := a.write(); err != nil {
 		return err
 	}
@@ -464,7 +461,7 @@ func (o *options) undoAdoption(unit string, dryRun bool) error {
 		return err
 	}
 	defer m.close()
-	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	uninterrupted()
 	runs := slices.Contains([]string{"active", "activating", "failed"}, m.state(unit))
 	var made []*plainFile
 	if err := r.toPlaintext(m, runs, &made); err != nil {

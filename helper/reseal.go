@@ -172,9 +172,13 @@ func reseal(args []string) error {
 	return nil
 }
 
+// uninterrupted keeps this process from ending half-way, also where nobody reads
+// any more what it prints.
+func uninterrupted() { signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE) }
+
 // replaceAll puts all new blobs in place, or none. It cannot be interrupted.
 func replaceAll(all []*replacement) error {
-	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	uninterrupted()
 	for i, r := range all {
 		if err := r.apply(); err != nil {
 			return errors.Join(fmt.Errorf("%s: %w", r.file, err), undoAll(all[:i+1]))
