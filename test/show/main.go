@@ -103,10 +103,8 @@ was touched. With the TPM of another machine the service stayed down.
 On your own host, as root:
 
   meson setup build && meson compile -C build && meson install -C build
-  mkdir -p /etc/bootseal && editor /etc/bootseal/step-ca.service.toml    # as above
-  bootseal encrypt --unit=step-ca.service step-ca < /etc/step-ca/password.txt
-  systemctl daemon-reload && systemctl restart step-ca && systemctl status step-ca
-  shred -u /etc/step-ca/password.txt    # keep a copy off this machine first
+  bootseal adopt --dry-run --tpm2-pcrs=7 step-ca    # shows the plan
+  bootseal adopt --tpm2-pcrs=7 step-ca              # keep a copy off this machine
 
 README.md says more.
 `)
