@@ -464,10 +464,13 @@ func (o *options) undoAdoption(unit string, dryRun bool) error {
 	uninterrupted()
 	runs := slices.Contains([]string{"active", "activating", "failed"}, m.state(unit))
 	var made []*plainFile
-	if err := r.toPlaintext(m, runs, &made); err != nil {
+	if err := r.toPlaintext(m, runs, policyText != nil, &made); err != nil {
 		return r.stay(m, runs, policyText, made, err)
 	}
 	for _, c := range r.Credentials {
+		if c.plain.content == nil { // there is none
+			continue
+		}
 		if err := removed(c.Blob); err != nil {
 			return err
 		}
@@ -489,7 +492,9 @@ func (r *adopted) print(policy bool) {
 	}
 	fmt.Printf("  reload systemd, restart %s if it runs, and see that it stays up\n", r.unit)
 	for _, c := range r.Credentials {
-		fmt.Printf("  remove %s\n", c.Blob)
+		if c.plain.content != nil {
+			fmt.Printf("  remove %s\n", c.Blob)
+		}
 	}
 }
 
@@ -576,7 +581,7 @@ func (r *adopted) open(device string) error {
 
 // toPlaintext has the unit run with the plaintext files. It adds those that it made
 // to the list.
-func (r *adopted) toPlaintext(m *manager, runs bool, made *[]*plainFile) error {
+func (r *adopted) toPlaintext(m *manager, runs, covered bool, made *[]*plainFile) error {
 	for _, f := range r.files() {
 		if f.content == nil {
 			continue
@@ -590,10 +595,12 @@ func (r *adopted) toPlaintext(m *manager, runs bool, made *[]*plainFile) error {
 			fmt.Printf("%s: written\n", f.path)
 		}
 	}
-	if err := removed(r.policyPath()); err != nil {
-		return err
+	if covered {
+		if err := os.Remove(r.policyPath()); err != nil {
+			return err
+		}
+		fmt.Printf("%s: removed\n", r.policyPath())
 	}
-	fmt.Printf("%s: removed\n", r.policyPath())
 	if err := m.reload(); err != nil || !runs {
 		return err
 	}

@@ -46,83 +46,44 @@ cp $file /root/password
 chown step: $file; chmod 640 $file
 mkdir -p /etc/bootseal
 same() { bootseal decrypt `+blob+` | cmp - /root/password && echo same; }
-section healthy at first; health
-section before; state $file
-section drop-ins; property DropInPaths
-section dry run; try bootseal adopt --dry-run step-ca
+section before; health; property DropInPaths
+section state; state $file
+section dry run; try bootseal adopt --dry-run --tpm2-pcrs=7 step-ca
 section after dry run; state $file
-section adopt; try bootseal adopt step-ca
+section adopt; try bootseal adopt --tpm2-pcrs=7 step-ca
 section adopted; health; same; ls $file; property DropInPaths
 section plaintext; plaintext
 section check; try bootseal check --unseal --no-legend step-ca
 section again; try bootseal adopt step-ca
+
+# It does not start with the plaintext any more.
+mkdir -p /run/systemd/system/step-ca.service.d
+cp /root/x.conf /run/systemd/system/step-ca.service.d/
+section undo fails; try bootseal adopt --undo step-ca; health; same; ls $file
+rm -r /run/systemd/system/step-ca.service.d
+
 section undo dry; try bootseal adopt --undo --dry-run step-ca; same
 section undo; try bootseal adopt --undo step-ca
 section undone; health; property DropInPaths
 section after undo; state $file
 section not adopted; try bootseal adopt --undo step-ca
-
-section keep; try bootseal adopt --keep --with-key=tpm2 --tpm2-pcrs=7 step-ca
-section kept; health; same; cmp $file /root/password && echo kept; bootseal inspect --json=short step-ca
-# As if it had been killed between the blob and the policy.
-rm `+policy+`; systemctl daemon-reload
-section broken off; try bootseal adopt step-ca
-section undo broken off; try bootseal adopt --undo step-ca; health
-# As if it had been killed before the blob.
-bootseal adopt --keep step-ca >/dev/null
-rm `+policy+` `+blob+`
-section undo without blob; try bootseal adopt --undo step-ca; health
-section after broken off; state $file
-
-bootseal adopt step-ca >/run/progress 2>&1 &
-until grep -q "toml: written" /run/progress; do sleep 0.02; done
-kill -KILL $!
-wait
-section undo after kill; try bootseal adopt --undo step-ca; health
-section after kill; state $file
-
-bootseal adopt step-ca >/dev/null
-section rotate; printf '[[credential]]\nname = "more"\n' >>`+policy+`; try bootseal adopt --undo step-ca
-head -n 4 `+policy+` >/root/policy; cp /root/policy `+policy+`; systemctl daemon-reload
-echo other >$file
-section other plaintext; try bootseal adopt --undo step-ca; cat $file; same
-rm $file
-# The unit does not start with the plaintext any more: it stays sealed.
-mkdir -p /run/systemd/system/step-ca.service.d
-cp /root/x.conf /run/systemd/system/step-ca.service.d/
-systemctl daemon-reload
-section undo fails; try bootseal adopt --undo step-ca; health; same; ls $file
-true
 `)
-	want(t, "healthy at first", out["healthy at first"], "ok")
-	wantContains(t, "dry run", out["dry run"], "seal /etc/step-ca/password.txt, which --password-file names, to "+blob, "write "+policy, `replaces = "/etc/step-ca/password.txt"`, "remove /etc/step-ca/password.txt", "exit status 0")
-	want(t, "after dry run", out["after dry run"], out["before"])
-	wantContains(t, "adopt", out["adopt"], blob+": sealed, host+tpm2", "and opens", "step-ca.service: restarted with the sealed secret", "password.txt: removed", "Keep a copy", "exit status 0")
+	want(t, "after dry run", out["after dry run"], out["state"])
+	wantContains(t, "dry run", out["dry run"], "seal /etc/step-ca/password.txt, which --password-file names, to "+blob, "write "+policy, `replaces = "/etc/step-ca/password.txt"`, "[7]", "remove /etc/step-ca/password.txt", "exit status 0")
+	wantContains(t, "adopt", out["adopt"], blob+": sealed, host+tpm2", "PCR 7, and opens", "step-ca.service: restarted with the sealed secret", "password.txt: removed", "Keep a copy", "exit status 0")
 	want(t, "adopted", out["adopted"], "ok\nsame\n/run/systemd/generator/step-ca.service.d/zz-bootseal.conf")
 	wantDelivered(t, out["plaintext"])
 	wantContains(t, "check", out["check"], "\nexit status 0")
 	wantContains(t, "adopt, again", out["again"], "step-ca.service: it has been adopted", "bootseal adopt --undo", "exit status 1")
-	wantContains(t, "undo, dry run", out["undo dry"], "write /etc/step-ca/password.txt from "+blob, "exit status 0\nsame")
-	wantContains(t, "undo", out["undo"], "step-ca.service: restarted with the plaintext", "exit status 0")
-	want(t, "undone", out["undone"], "ok\n"+out["drop-ins"])
-	want(t, "after undo", out["after undo"], out["before"])
-	wantContains(t, "undo, again", out["not adopted"], "it has not been adopted here", "exit status 1")
-
-	wantContains(t, "keep", out["keep"], "keep /etc/step-ca/password.txt", blob+": sealed, tpm2", "PCR 7", "exit status 0")
-	wantContains(t, "kept", out["kept"], "ok\nsame\nkept", `"pcrs":[7]`)
-	wantContains(t, "after breaking off", out["broken off"], "an earlier run was broken off", "--undo", "exit status 1")
-	for _, name := range []string{"undo broken off", "undo without blob", "undo after kill"} {
-		wantContains(t, name, out[name], "exit status 0\nok")
-	}
-	for _, name := range []string{"after broken off", "after kill"} {
-		want(t, name, out[name], out["before"])
-	}
-	wantContains(t, "undo of a policy with more in it", out["rotate"], policy+": credential more", "exit status 1")
-	wantContains(t, "undo over another secret", out["other plaintext"], "there is another secret in it", "exit status 1\nother\nsame")
 	wantContains(t, "undo that fails", out["undo fails"], "did not stay up", "all is as it was before", "exit status 1\nok\nsame")
 	if strings.HasSuffix(out["undo fails"], "password.txt") {
 		t.Error("an undo that failed left the plaintext")
 	}
+	wantContains(t, "undo, dry run", out["undo dry"], "write /etc/step-ca/password.txt from "+blob, "exit status 0\nsame")
+	wantContains(t, "undo", out["undo"], "step-ca.service: restarted with the plaintext", "exit status 0")
+	want(t, "undone", out["undone"], out["before"])
+	want(t, "after undo", out["after undo"], out["state"])
+	wantContains(t, "undo, again", out["not adopted"], "it has not been adopted here", "exit status 1")
 }
 
 // testVariants adopts step-ca as distributions run it, with one password and three.
@@ -147,38 +108,35 @@ for key in host user; do
 	step crypto change-pass secrets/ssh_${key}_ca_key --password-file=password.txt --new-password-file=$key.txt --force 2>/dev/null
 done
 chmod 600 host.txt
-chown -R step: secrets host.txt user.txt
-sed 's,^ExecStart=.*,& --ssh-host-password-file=host.txt --ssh-user-password-file /etc/step-ca/user.txt,' /root/upstream >$unit
-round three "password.txt host.txt user.txt"
 
-# As openSUSE has it.
+# As openSUSE has it, with three passwords, of which two are found in the working directory.
 systemctl stop step-ca
 useradd --system --user-group --home-dir /var/lib/step-ca --shell /usr/sbin/nologin _step-ca
 mkdir -p /var/lib/step-ca/.step
 cp -a certs config db secrets templates /var/lib/step-ca/.step
+mv host.txt user.txt /var/lib/step-ca
 sed -i 's,/etc/step-ca,/var/lib/step-ca/.step,g' /var/lib/step-ca/.step/config/*
 [ -e /usr/sbin/step-ca ] || ln -s ../bin/step-ca /usr/sbin/step-ca
-chown -R _step-ca: /var/lib/step-ca password.txt host.txt user.txt
+chown -R _step-ca: /var/lib/step-ca
 chown root:_step-ca . password.txt; chmod 750 .; chmod 640 password.txt
 sed -e 's,=step$,=_step-ca,; s,^ConditionFileNotEmpty=.*/ca.json,ConditionFileNotEmpty=/var/lib/step-ca/.step/config/ca.json,
 	s,^Environment=STEPPATH=.*,Environment=STEPPATH=/var/lib/step-ca/.step/,; s,^WorkingDirectory=.*,WorkingDirectory=/var/lib/step-ca/,
-	s,^ExecStart=.*,ExecStart=/usr/sbin/step-ca .step/config/ca.json --password-file /etc/step-ca/password.txt --ssh-host-password-file /etc/step-ca/host.txt --ssh-user-password-file /etc/step-ca/user.txt,
+	s,^ExecStart=.*,ExecStart=/usr/sbin/step-ca .step/config/ca.json --password-file /etc/step-ca/password.txt --ssh-host-password-file=host.txt --ssh-user-password-file user.txt,
 	s,^ReadWriteDirectories=.*,ReadWriteDirectories=/var/lib/step-ca/,' /root/upstream >$unit
-round opensuse "/etc/step-ca/password.txt"
+round opensuse "/etc/step-ca/password.txt /var/lib/step-ca/host.txt /var/lib/step-ca/user.txt"
 `)
-	for name, files := range map[string][]string{"arch": {"password.txt"}, "three": {"password.txt", "host.txt", "user.txt"}, "opensuse": {"password.txt"}} {
+	for name, files := range map[string][]string{"arch": {"/etc/step-ca/password.txt"}, "opensuse": {"/etc/step-ca/password.txt", "/var/lib/step-ca/host.txt", "/var/lib/step-ca/user.txt"}} {
 		wantContains(t, name, out[name], "exit status 0\nok")
 		for _, file := range files {
-			wantContains(t, name, out[name], "/etc/step-ca/"+file+": removed")
+			wantContains(t, name, out[name], file+": removed")
 		}
 		if !strings.HasSuffix(out[name], "\nok") {
 			t.Errorf("%s: plaintext is left:\n%s", name, out[name])
 		}
 	}
-	wantContains(t, "three", out["three"], "/etc/credstore.encrypted/step-ca-ssh-host: sealed", "/etc/credstore.encrypted/step-ca-ssh-user: sealed", `option   = "--ssh-user-password-file"`)
+	wantContains(t, "three passwords", out["opensuse"], "/etc/credstore.encrypted/step-ca-ssh-host: sealed", "/etc/credstore.encrypted/step-ca-ssh-user: sealed", `option   = "--ssh-user-password-file"`)
 	wantContains(t, "undo, Arch", out["arch undone"], "exit status 0\nok\n600 step")
-	wantContains(t, "undo, three passwords", out["three undone"], "exit status 0\nok\n600 step\n600 step\n644 step")
-	wantContains(t, "undo, openSUSE", out["opensuse undone"], "exit status 0\nok\n640 root")
+	wantContains(t, "undo, openSUSE", out["opensuse undone"], "exit status 0\nok\n640 root\n600 _step-ca\n644 _step-ca")
 }
 
 // testAdoptFails has adoption refuse, and fail half-way, of services that are not
@@ -259,8 +217,31 @@ section after read-only; [ "$before" = "$(pid busy)" ] && echo not restarted; st
 
 section app; try bootseal adopt --option=--token-file app
 section app sealed; bootseal decrypt /etc/credstore.encrypted/app-token; property ActiveState app; ls token
+policy=/etc/bootseal/app.service.toml
+cp $policy /root/policy
+printf '[[credential]]\nname = "more"\n' >>$policy
+section more in the policy; try bootseal adopt --undo app
+cp /root/policy $policy
+echo other >token
+section another secret; try bootseal adopt --undo app; cat token
+rm token
 section app undone; try bootseal adopt --undo app
 section app plain; property ActiveState app; cat token
+section after app; state token strict busy
+
+section keep; try bootseal adopt --keep --option=--token-file app; cat token
+# As if it had been killed before it wrote the policy, or the blob.
+rm $policy
+section broken off; try bootseal adopt --option=--token-file app
+section undo without policy; try bootseal adopt --undo app; property ActiveState app; state token strict busy
+bootseal adopt --keep --option=--token-file app >/dev/null
+rm $policy /etc/credstore.encrypted/app-token
+section undo without blob; try bootseal adopt --undo app; property ActiveState app; state token strict busy
+bootseal adopt --option=--token-file app >/run/progress 2>&1 &
+for _ in $(seq 900); do grep -q "toml: written" /run/progress && break; sleep 0.02; done
+kill -KILL $!
+wait
+section undo after kill; try bootseal adopt --undo app; property ActiveState app; state token strict busy
 section instance; try bootseal adopt --keep inst@a; ls /etc/bootseal
 `)
 	for name, r := range refusals {
@@ -282,7 +263,15 @@ section instance; try bootseal adopt --keep inst@a; ls /etc/bootseal
 	want(t, "after read-only", out["after read-only"], "not restarted\n"+out["before"])
 	wantContains(t, "app", out["app"], `option   = "--token-file"`, "/etc/app/token: removed", "exit status 0")
 	want(t, "app, sealed", out["app sealed"], "secret without a newlineactive")
+	wantContains(t, "undo of a policy with more in it", out["more in the policy"], "app.service.toml: credential more", "exit status 1")
+	wantContains(t, "undo over another secret", out["another secret"], "there is another secret in it", "exit status 1\nother")
 	wantContains(t, "app, undone", out["app undone"], "exit status 0")
+	want(t, "after app", out["after app"], out["before"])
+	wantContains(t, "keep", out["keep"], "keep /etc/app/token", "exit status 0\nsecret without a newline")
+	wantContains(t, "after breaking off", out["broken off"], "an earlier run was broken off", "--undo", "exit status 1")
+	for _, name := range []string{"undo without policy", "undo without blob", "undo after kill"} {
+		wantContains(t, name, out[name], "exit status 0\nactive\n"+out["before"])
+	}
 	want(t, "app, with the plaintext", out["app plain"], "active\nsecret without a newline")
 	wantContains(t, "an instance", out["instance"], "/etc/credstore.encrypted/inst@a: sealed", "exit status 0", "inst@a.service.adopted", "inst@a.service.toml")
 }
