@@ -901,6 +901,21 @@ func TestOtherSRK(t *testing.T) {
 	unseal(t, tpm, b, nil)
 }
 
+// TestTwoPins: no credential is opened in a session that is salted to what another
+// one is pinned to.
+func TestTwoPins(t *testing.T) {
+	tpm := startTPM(t, "a", "p1")
+	b := seal(t, tpm, bound(credential.TypeTPM2Pinned, 0))
+	other := seal(t, startTPM(t, "", ""), bound(credential.TypeTPM2Pinned, 0))
+	elsewhere := *b
+	elsewhere.SRK = other.SRK
+	var which *BlobError
+	if _, err := UnsealAll(Retry(tpm), []*credential.Blob{b, &elsewhere}, nil); !errors.As(err, &which) || which.Index != 1 {
+		t.Errorf("pinned to another key, and opened: %v", err)
+	}
+	unseal(t, tpm, b, nil)
+}
+
 func TestSecretSize(t *testing.T) {
 	tpm := startTPM(t, "a", "p1")
 	for _, n := range []int{0, SecretSize - 1, SecretSize + 1} {
