@@ -166,11 +166,17 @@ func many(t testing.TB, count int) (dir string) {
 			if err := os.MkdirAll(dir+"/etc/bootseal", 0o755); err != nil {
 				t.Fatal(err)
 			}
-			// Nobody ever writes to it.
-			if err := unix.Mkfifo(dir+"/etc/bootseal/"+name+".toml", 0o644); err != nil {
+			text = ""
+			var err error
+			path := dir + "/etc/bootseal/" + name + ".toml"
+			if i%8 == 2 {
+				err = unix.Mkfifo(path, 0o644) // nobody ever writes to it
+			} else if err = os.WriteFile(path, nil, 0o644); err == nil {
+				err = os.Truncate(path, 1<<40)
+			}
+			if err != nil {
 				t.Fatal(err)
 			}
-			text = ""
 		}
 		if i%4 != 3 {
 			writeFile(t, dir+"/usr/lib/systemd/system/"+name, []byte("[Service]\nExecStart=/usr/bin/app\n"))
@@ -189,14 +195,15 @@ func TestMany(t *testing.T) {
 	if out, err := exec.Command(build(t), "--root="+dir, normal).CombinedOutput(); err == nil || strings.Count(string(out), "\n") != count*3/4 {
 		t.Fatalf("%v, %d lines; want a failure and a line for each bad policy", err, strings.Count(string(out), "\n"))
 	}
-	reasons := []string{"LoadCredentialEncrypted=a:/etc/credstore.encrypted/a\n", ": line 1: ", "not a regular file", "no such unit file"}
+	reasons := []string{"LoadCredentialEncrypted=a:/etc/credstore.encrypted/a\n", ": line 1: ", "file", "no such unit file"}
+	endless := []string{"not a regular file", "file too large"}
 	seen := make([]int, len(reasons))
 	for name, text := range readTree(t, normal) {
 		var i int
 		if _, err := fmt.Sscanf(name, "app-%d.service.d/", &i); err != nil {
 			t.Fatal(name, err)
 		}
-		if !strings.Contains(text, reasons[i%4]) || !strings.Contains(text, fmt.Sprintf("/app-%d.service.toml", i)) || strings.Contains(text, "refuse") != (i%4 > 0) {
+		if !strings.Contains(text, reasons[i%4]) || i%4 == 2 && !strings.Contains(text, endless[i/4%2]) || !strings.Contains(text, fmt.Sprintf("/app-%d.service.toml", i)) || strings.Contains(text, "refuse") != (i%4 > 0) {
 			t.Fatalf("%s:\n%s\nwant %q", name, text, reasons[i%4])
 		}
 		seen[i%4]++

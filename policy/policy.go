@@ -179,9 +179,8 @@ func Find(dir root.Dir) ([]File, []error) {
 			file, seen := found[unit]
 			if !seen {
 				file = File{Unit: unit, Path: path}
-				null := dir.IsNull(path)
-				file.Masked = null && entry.Type()&fs.ModeSymlink != 0
-				file.empty = null && !file.Masked
+				file.Masked = entry.Type()&fs.ModeSymlink != 0 && dir.IsDevNull(path)
+				file.empty = dir.IsEmpty(path)
 			} else if file.empty {
 				file.Masked = true
 			}

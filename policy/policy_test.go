@@ -174,6 +174,17 @@ func TestFind(t *testing.T) {
 	if err := os.Symlink("/dev/null", filepath.Join(string(dir), "/etc/bootseal/null.service.toml")); err != nil {
 		t.Fatal(err)
 	}
+	// A link to another device masks nothing.
+	write(t, dir, "/usr/lib/bootseal/zero.service.toml", one)
+	if err := os.Symlink("/dev/zero", filepath.Join(string(dir), "/etc/bootseal/zero.service.toml")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(string(dir), "/dev"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mknod(filepath.Join(string(dir), "/dev/zero"), syscall.S_IFCHR|0o666, 1<<8|5); err != nil {
+		t.Fatalf("as root: %v", err)
+	}
 	files, errs := Find(dir)
 	var got []string
 	for _, f := range files {
@@ -187,6 +198,7 @@ func TestFind(t *testing.T) {
 		"/usr/local/lib/bootseal/local.service.toml false",
 		"/etc/bootseal/lone.service.toml false",
 		"/etc/bootseal/null.service.toml true",
+		"/etc/bootseal/zero.service.toml false",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("found\n%s; want\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -84,17 +85,40 @@ func (d Dir) Readlink(dir, base string) (string, error) {
 	return os.Readlink(path + "/" + base)
 }
 
-// IsNull tells whether name is an empty file or leads to /dev/null: how systemd
-// marks a unit file or drop-in as masked. The tree of an image has no devices,
-// so there the name is enough.
+// IsNull tells whether name is an empty file or leads to a device: how systemd
+// marks a unit file or drop-in as masked.
 func (d Dir) IsNull(name string) bool {
-	path, err := d.Path(name)
-	if err != nil {
-		return false
-	}
-	if path == filepath.Join(string(d), "/dev/null") {
+	if d.IsDevNull(name) || d.IsEmpty(name) {
 		return true
 	}
-	st, err := os.Stat(path)
-	return err == nil && (st.Mode()&fs.ModeCharDevice != 0 || st.Mode().IsRegular() && st.Size() == 0)
+	st, err := d.stat(name)
+	return err == nil && st.Mode()&fs.ModeDevice != 0
+}
+
+// IsDevNull tells whether name leads to /dev/null. The tree of an image has no
+// devices, so there the name is enough.
+func (d Dir) IsDevNull(name string) bool {
+	if path, err := d.Path(name); err == nil && path == filepath.Join(string(d), "/dev/null") {
+		return true
+	}
+	st, err := d.stat(name)
+	if err != nil || st.Mode()&fs.ModeCharDevice == 0 {
+		return false
+	}
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	return ok && sys.Rdev == unix.Mkdev(1, 3)
+}
+
+// IsEmpty tells whether name is a file of zero bytes.
+func (d Dir) IsEmpty(name string) bool {
+	st, err := d.stat(name)
+	return err == nil && st.Mode().IsRegular() && st.Size() == 0
+}
+
+func (d Dir) stat(name string) (fs.FileInfo, error) {
+	path, err := d.Path(name)
+	if err != nil {
+		return nil, err
+	}
+	return os.Stat(path)
 }
