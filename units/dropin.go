@@ -423,8 +423,10 @@ func undoes(after []Setting, u *Unit, p *policy.Policy, text string) error {
 			undone = s.Value != "" && (set("TemporaryFileSystem") || u.isCredential(s, p))
 		case "ExecStart":
 			undone = set("ExecStart")
-		case "ExecStartPre", "ExecStopPost", "TemporaryFileSystem", "BindReadOnlyPaths", "BindPaths", "DeviceAllow":
+		case "ExecStartPre", "ExecStopPost", "TemporaryFileSystem", "DeviceAllow":
 			undone = s.Value == "" && set(s.Name)
+		case "BindPaths", "BindReadOnlyPaths":
+			undone = s.Value == "" && set("BindReadOnlyPaths")
 		case "Environment":
 			undone = set("Environment") && s.Value == "" || sets(s.Value, "=")
 		case "UnsetEnvironment":
