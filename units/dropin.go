@@ -116,20 +116,25 @@ func render(p *policy.Policy, u *Unit, delivery policy.Delivery, version int) (s
 	own := func(names ...string) bool {
 		return slices.ContainsFunc(names, func(name string) bool { return len(u.whole.List("Service", name)) > 0 })
 	}
+	hooked := version == hidesRunCredentials && own("ExecCondition", "ExecStartPre")
+	instead := ""
+	if version >= hidesRunCredentials && !hooked {
+		instead = `; delivery = "socket" works`
+	}
 	switch {
 	case len(u.List("Service", "ExecStart")) == 0:
 		return "", errors.New("the unit has no ExecStart=, so nothing could use a credential")
 	case delivery != policy.Prestart:
 	case rooted:
-		return "", errors.New("the unit has a root directory of its own, in which the hook cannot run")
+		return "", errors.New("the unit has a root directory of its own, in which the hook cannot run" + instead)
 	case slices.ContainsFunc(u.whole.List("Service", "TemporaryFileSystem"), func(s Setting) bool {
 		return slices.ContainsFunc(strings.Fields(s.Value), func(word string) bool { return word == "/" || strings.HasPrefix(word, "/:") })
 	}):
-		return "", errors.New("the unit has a TemporaryFileSystem= in place of /, in which the hook cannot run")
+		return "", errors.New("the unit has a TemporaryFileSystem= in place of /, in which the hook cannot run" + instead)
 	case u.whole.hidesFailure() != "":
-		return "", fmt.Errorf("the unit has SuccessExitStatus=%s, by which it would start although the hook has failed; remove that", u.whole.hidesFailure())
+		return "", fmt.Errorf("the unit has SuccessExitStatus=%s, by which it would start although the hook has failed%s", u.whole.hidesFailure(), instead)
 	case own("LoadCredential", "SetCredential"):
-		return "", fmt.Errorf("the unit has a LoadCredential= or SetCredential= of its own, which systemd %d cannot combine with the hook", version)
+		return "", fmt.Errorf("the unit has a LoadCredential= or SetCredential= of its own, which systemd %d cannot combine with the hook%s", version, instead)
 	}
 	if delivery != policy.Prestart {
 		d.onlyOurs(u, p, folder)
@@ -140,7 +145,7 @@ func render(p *policy.Policy, u *Unit, delivery policy.Delivery, version int) (s
 			d.set("LoadCredentialEncrypted", c.Name+":"+escapeSpecifiers(c.Source))
 		}
 	case policy.Socket:
-		if version == hidesRunCredentials && own("ExecCondition", "ExecStartPre") {
+		if hooked {
 			return "", fmt.Errorf(`the unit has an ExecCondition= or ExecStartPre= of its own, which systemd %d cannot combine with delivery = "socket"; expected "prestart" or "auto"`, version)
 		}
 		// Only wanted: without the socket the credential cannot be loaded, and
