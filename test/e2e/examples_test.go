@@ -212,6 +212,7 @@ func TestKinds(t *testing.T) {
 			"ExecStartPost=-/bin/sh -c 'cat $SECRET_FILE 2>/dev/null'\nExecReload=/bin/kill -HUP $MAINPID\nStandardOutput=append:/bootseal-test/out/phases\n",
 		"accept@.service": "[Service]\n" + read + "'\nStandardInput=socket\nStandardOutput=socket\n",
 		"accept.socket":   "[Socket]\nListenStream=/run/accept.sock\nAccept=yes\n",
+		"rooted.service":  "[Service]\nType=oneshot\nRemainAfterExit=yes\nRootDirectory=/srv/root\nBindReadOnlyPaths=/usr /bin /lib -/lib64\n" + read + "'\nStandardOutput=append:/bootseal-test/out/rooted\n",
 		// Neither starts: one has no blob but a value of its own, the other's policy is broken.
 		"fallback.service": "[Service]\nSetCredential=two:plain\nExecStart=/bin/sh -c 'cat $CREDENTIALS_DIRECTORY/two; sleep 1000'\nStandardOutput=append:/bootseal-test/out/refused\n",
 		"success.service":  "[Service]\nSuccessExitStatus=78\nExecStart=/bin/sh -c 'echo started; sleep 1000'\nStandardOutput=append:/bootseal-test/out/refused\n",
@@ -228,17 +229,22 @@ func TestKinds(t *testing.T) {
 				write(t, m, "/root/policies/"+name+".toml", "[[credential]]\nname = \"one\"\nenvironment = \"SECRET_FILE\"\n", 0o644)
 			}
 			remove(t, m, "/root/policies/accept.socket.toml")
+			write(t, m, "/srv/root/etc/os-release", "", 0o644)
+			if version < 250 { // where the hook cannot run in a root directory
+				write(t, m, "/root/policies/rooted.service.toml", "delivery = \"socket\"\n[[credential]]\nname = \"one\"\nenvironment = \"SECRET_FILE\"\n", 0o644)
+			}
 			write(t, m, "/root/policies/fallback.service.toml", "[[credential]]\nname = \"two\"\n", 0o644)
 			write(t, m, "/root/policies/success.service.toml", "nonsense\n", 0o644)
 			write(t, m, "/usr/bin/client", "#!/usr/bin/perl\nuse Socket;\nsocket(my $s, AF_UNIX, SOCK_STREAM, 0) or die;\nconnect($s, pack_sockaddr_un('/run/accept.sock')) or die;\nprint <$s>;\n", 0o755)
 			boot(t, m, `printf 'secret.' | bootseal encrypt --with-key=tpm2 --name=one - /etc/credstore.encrypted/one && mkdir -p /etc/bootseal && mv /root/policies/* /etc/bootseal`)
 			out := boot(t, m, `
-touch /bootseal-test/out/oneshot /bootseal-test/out/phases
+touch /bootseal-test/out/oneshot /bootseal-test/out/phases /bootseal-test/out/rooted
 section oneshot; systemctl start oneshot; property Result oneshot; cat /bootseal-test/out/oneshot
 section phases; systemctl start phases; sleep 1; property ActiveState phases; cat /bootseal-test/out/phases
+section rooted; systemctl start rooted; property Result rooted; cat /bootseal-test/out/rooted
 section accept; systemctl start accept.socket; client; client
 section refused; touch /bootseal-test/out/refused; systemctl start fallback success 2>/dev/null; for unit in fallback success; do for i in $(seq 50); do [ $(property ActiveState $unit) = failed ] && break; sleep 0.1; done; property ActiveState $unit; done; cat /bootseal-test/out/refused
-section status; systemctl status --full oneshot phases fallback success 'accept@*' 2>&1; journalctl --boot --unit='accept@*'
+section status; systemctl status --full oneshot phases rooted fallback success 'accept@*' 2>&1; journalctl --boot --unit='accept@*'
 true
 `)
 			want(t, "oneshot", out["oneshot"], "success\nsecret.secret.")
@@ -248,6 +254,7 @@ true
 				want(t, "phases", phases, "active\nsecret.secret.secret.")
 			}
 			want(t, "accept", out["accept"], "secret.secret.")
+			want(t, "rooted", out["rooted"], "success\nsecret.")
 			want(t, "refused", out["refused"], "failed\nfailed")
 			if t.Failed() {
 				t.Log(out["status"])
