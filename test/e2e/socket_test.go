@@ -74,6 +74,11 @@ section left; health
 now=$(descriptors); [ $now -le $((fds + 3)) ] || echo "PID 1 had $fds descriptors and has $now"
 pid=$(server)
 [ "$pid" = 0 ] || { now=$(ls /proc/$pid/fd | wc -l); [ $now -lt 16 ] || ls -l /proc/$pid/fd; }
+section protected
+systemctl reset-failed step-ca; systemctl restart step-ca; pid=$(server)
+awk '$1 == "VmLck:" { print ($2 > 0 ? "locked" : "swappable") }' /proc/$pid/status
+[ -n "$(setpriv --reuid=step --clear-groups ls /proc/$pid/fd 2>/dev/null)" ] || echo closed
+prlimit --pid=$pid --core --noheadings --output=HARD
 sleep 11
 section idle; property ActiveState bootseal.service; property Result bootseal.service; property ActiveState bootseal.socket
 `)
@@ -82,6 +87,7 @@ section idle; property ActiveState bootseal.service; property Result bootseal.se
 		t.Errorf("not over the socket:\n%s", out["setting"])
 	}
 	want(t, "after a hundred restarts", out["left"], "ok")
+	want(t, "memory, descriptors and core limit of the server", out["protected"], "locked\nclosed\n0")
 	want(t, "the server when it is idle", out["idle"], "inactive\nsuccess\nactive")
 	t.Logf("measured: systemd %d: systemd-analyze security bootseal.service\n%s", m.Version, out["security"])
 }
