@@ -95,7 +95,10 @@ func explainHook(args []string) error {
 	if err := parseFlags(flags, args); err != nil {
 		return err
 	}
-	if os.Getenv("EXIT_STATUS") != exitCredentials {
+	status := os.Getenv("EXIT_STATUS")
+	// Of an ExecStartPre= or ExecCondition= systemd only tells that it has failed.
+	before := status == "" && os.Getenv("SERVICE_RESULT") == "exit-code"
+	if status != exitCredentials && !before {
 		return nil
 	}
 	return inHost(func() error {
@@ -108,6 +111,9 @@ func explainHook(args []string) error {
 			return err
 		}
 		wipe(opened)
+		if before {
+			return nil
+		}
 		return errors.New("systemd could not open the unit's credentials, though they can be opened now; look for its reason in the journal")
 	})
 }
