@@ -164,6 +164,9 @@ section in turn; echo $(($(stamp) - begin))
 section started in turn; systemctl list-units --plain --no-legend --state=active 'many@*' | wc -l
 section setting; systemctl cat many@1.service
 section early; property ActiveState early; systemctl cat early | grep -o unseal.sock
+cd /etc/credstore.encrypted; cp one kept; cp two one
+section wrong name; systemctl start many@wrong 2>/dev/null; property ActiveState many@wrong; property StatusText many@wrong
+mv kept one; systemctl reset-failed many@wrong
 true
 `
 			// A software TPM serves one client at a time: systemd's own way
@@ -189,6 +192,9 @@ systemctl reset-failed
 sort -u /bootseal-test/out/killed
 true
 `)
+			for _, out := range []map[string]string{native, socket} {
+				wantContains(t, "a blob of another name", out["wrong name"], "failed\n/etc/credstore.encrypted/one: credential is for another name")
+			}
 			want(t, "native, started in turn", native["started in turn"], fmt.Sprint(count))
 			want(t, "unit in early boot, native", native["early"], "active")
 			want(t, "unit in early boot", socket["early"], "active\nunseal.sock")
