@@ -227,8 +227,12 @@ func (c *conn) mismatch(h *credential.TPM2) error {
 		e.Reason = fmt.Sprintf("the secret is bound to %s of the %s bank, and this TPM has no %s there",
 			pcrList(e.PCRs), bankName(e.Bank), pcrList(e.Absent))
 	} else {
-		e.Reason = fmt.Sprintf("the secret is bound to %s of the %s bank, and at least one of them has another value than when it was sealed",
-			pcrList(e.PCRs), bankName(e.Bank))
+		which := "at least one of them has"
+		if len(e.PCRs) == 1 {
+			which = "that has"
+		}
+		e.Reason = fmt.Sprintf("the secret is bound to %s of the %s bank, and %s another value than when it was sealed",
+			pcrList(e.PCRs), bankName(e.Bank), which)
 	}
 	return e
 }
