@@ -272,7 +272,7 @@ func (s *startup) byStatus(open func() error) explanation {
 	}
 	for _, r := range slices.Backward(s.log) {
 		if r.identifier != "systemd" && strings.Contains(r.message, "password incorrect") && err == nil {
-			return explanation{"the unit got its credentials and says that the secret is a wrong one: " + r.message, "encrypt the right one with \"bootseal encrypt --unit=" + s.unit + "\""}
+			return explanation{"the unit got its credentials and says that the secret is a wrong one: " + r.message, "encrypt the right one with \"bootseal encrypt --unit=" + s.unit + " NAME\""}
 		}
 	}
 	switch s.result {

@@ -44,7 +44,7 @@ func TestExplain(t *testing.T) {
 		"no folder":           {startup{load: "loaded", active: "failed", result: "exit-code", mainCode: 1, mainStatus: 226, log: []record{{"(a)", "a.service: Failed to set up mount namespacing: /b: No such file or directory"}, {"(a)", "a.service: Failed at step NAMESPACE spawning /a: No such file or directory"}}}, opens, "Failed to set up mount namespacing: /b", "systemctl cat a.service"},
 		"not systemd's words": {startup{load: "loaded", active: "failed", result: "exit-code", mainCode: 1, mainStatus: 1, log: []record{{"a", "a.service: Failed at step X"}}}, opens, "", ""},
 		"a status of its own": {startup{load: "loaded", active: "failed", result: "signal", mainCode: 2, mainStatus: 217}, opens, "", ""},
-		"wrong secret":        {startup{load: "loaded", active: "failed", result: "exit-code", mainStatus: 2, log: []record{{"step-ca", "error decrypting key: x509: decryption password incorrect"}}}, opens, "a wrong one: error decrypting key", "bootseal encrypt --unit=a.service"},
+		"wrong secret":        {startup{load: "loaded", active: "failed", result: "exit-code", mainStatus: 2, log: []record{{"step-ca", "error decrypting key: x509: decryption password incorrect"}}}, opens, "a wrong one: error decrypting key", "bootseal encrypt --unit=a.service NAME"},
 		"anything else":       {startup{load: "loaded", active: "failed", result: "exit-code", mainStatus: 2, log: []record{{"app", "listen: address in use"}}}, func() error { return errors.New("no policy") }, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {

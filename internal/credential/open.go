@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"time"
 )
 
 // Infinity is the time that means "none" (USEC_INFINITY).
@@ -55,7 +56,7 @@ func (p *Plaintext) Check(name string, now uint64) error {
 		return fmt.Errorf("%w: it is named %q, asked for was %q", ErrNameMismatch, p.Name, name)
 	}
 	if p.NotAfter < now {
-		return fmt.Errorf("%w: not-after is %d, now is %d (microseconds since the epoch)", ErrExpired, p.NotAfter, now)
+		return fmt.Errorf("%w: it was good until %s, now it is %s", ErrExpired, inUTC(p.NotAfter), inUTC(now))
 	}
 	return nil
 }
@@ -125,6 +126,10 @@ func parsePlaintext(buf []byte) (*Plaintext, error) {
 	}
 	p.Payload = buf[start:]
 	return p, nil
+}
+
+func inUTC(usec uint64) string {
+	return time.UnixMicro(int64(usec)).UTC().Format("2006-01-02 15:04:05 UTC")
 }
 
 func (p *Plaintext) checkTimes() error {
