@@ -329,6 +329,10 @@ func rotate(args []string) error {
 	if err := replaceAll([]*replacement{r}); err != nil {
 		return err
 	}
+	// How it is delivered may depend on what it is sealed with now.
+	if err := m.reload(); err != nil {
+		return m.rollBack(r, nil, err)
+	}
 	for i, name := range names {
 		if err := m.restart(name); err != nil {
 			return m.rollBack(r, names[:i+1], err)
@@ -368,7 +372,7 @@ func (m *manager) rollBack(r *replacement, names []string, cause error) error {
 	if err := r.undo(); err != nil {
 		return errors.Join(cause, fmt.Errorf("putting back %s, which is kept as %s: %w", r.file, r.file+oldSuffix, err))
 	}
-	errs := []error{fmt.Errorf("%w; %w", cause, errRolledBack)}
+	errs := []error{fmt.Errorf("%w; %w", cause, errRolledBack), m.reload()}
 	for _, name := range names {
 		errs = append(errs, m.restart(name))
 	}
