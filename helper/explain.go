@@ -86,9 +86,6 @@ func explainUnit(args []string) error {
 	if err != nil {
 		return err
 	}
-	if p, err := policy.ForUnit("/", name); err == nil {
-		s.replaced = p.Replaced()
-	}
 	e := s.explain(s.openNow)
 	if err := s.print(os.Stdout, e, *format); err != nil {
 		return err
@@ -364,6 +361,9 @@ func readStartup(name string) (*startup, error) {
 	}
 	if id, ok := unit["InvocationID"].([]byte); ok {
 		s.invocation = hex.EncodeToString(id)
+	}
+	if p, err := policy.ForUnit("/", name); err == nil {
+		s.replaced = p.Replaced()
 	}
 	s.log = journal(ctx, s)
 	if s.lacksDependency() {
