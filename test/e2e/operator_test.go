@@ -67,7 +67,7 @@ section reseal; bootseal reseal step-ca 2>&1; systemctl restart step-ca && healt
 section rotate; echo wrong | bootseal rotate step-ca step-ca 2>&1; echo exit status $?
 section rolled back; health; bootseal decrypt ` + blob + `; ls ` + blob + `*
 printf '[Service]\nType=oneshot\nExecStart=/bin/true\nLoadCredentialEncrypted=x:/run/garbage\n' >/etc/systemd/system/byhand.service
-echo garbage >/run/garbage
+(umask 077; echo garbage >/run/garbage)
 systemctl start byhand 2>/dev/null
 section by hand; bootseal explain byhand 2>&1
 section explain to another user; setpriv --reuid=nobody --clear-groups bootseal explain byhand 2>&1
@@ -145,6 +145,9 @@ section blob; bootseal apply 2>&1; echo exit status $?
 rm /run/out-*
 section rotate; printf fresh | bootseal rotate app two 2>&1; echo exit status $?
 section rotated; cat /run/out-app.service; echo; ls /etc/credstore.encrypted
+rm -f /usr/lib/*/libtss2-*
+printf '[[credential]]\nname = "two"\n[seal]\nkey = "tpm2"\n' >/etc/bootseal/app.service.toml
+section another key; printf newer | bootseal rotate app two 2>&1; cat /run/out-app.service
 section instances; printf fresh | bootseal rotate inst@a one 2>&1; cat /run/out-inst@a.service
 section stopped; printf fresh | bootseal rotate other one 2>&1; property ActiveState other
 pid=$(property MainPID app)
@@ -168,6 +171,8 @@ section stranger; bootseal apply nosuch 2>&1; echo exit status $?
 			want(t, "a newer blob", out["blob"], "app.service: nothing has changed\ninst@a.service: restarted\nother.service: not running, left so\nexit status 0")
 			want(t, "rotate", out["rotate"], "app.service: restarted with the new secret\nexit status 0")
 			want(t, "rotated", out["rotated"], "fresh\none\ntwo")
+			// Where systemd opened it by itself before, it takes a server now.
+			want(t, "rotate to another key", out["another key"], "app.service: restarted with the new secret\nnewer")
 			wantContains(t, "rotate for instances", out["instances"], "inst@a.service: restarted with the new secret", "fresh")
 			wantContains(t, "rotate for a stopped unit", out["stopped"], "other.service: does not run", "inactive")
 			wantContains(t, "a broken policy", out["broken"], "app.service: blocked, not restarted: /etc/bootseal/app.service.toml", "not applied everywhere: app.service", "exit status 1")
