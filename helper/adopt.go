@@ -360,7 +360,7 @@ func (a *adoption) forward(keep bool) error {
 		return fmt.Errorf(`%s: the generator did not put the policy into force; see "journalctl -b -t bootseal-generator"`, a.unit)
 	}
 	if err := a.m.restart(a.unit); err != nil {
-		return because(a.unit, err)
+		return a.m.because(a.unit, err)
 	}
 	fmt.Printf("%s: restarted with the sealed secret, and stays up\n", a.unit)
 	if keep {
@@ -375,8 +375,15 @@ func (a *adoption) forward(keep bool) error {
 	return nil
 }
 
-// because adds why a unit did not start, if that can be told.
-func because(unit string, err error) error {
+// because adds why a unit did not start, if that can be told. Where it has only just
+// ended, its last words may still be on their way.
+func (m *manager) because(unit string, err error) error {
+	for range settleTime / settleStep {
+		if m.state(unit) != "deactivating" {
+			break
+		}
+		time.Sleep(settleStep)
+	}
 	s, errs := readStartup(unit)
 	if errs != nil || s.active == "active" {
 		return err
@@ -405,7 +412,7 @@ func (a *adoption) putBack(cause error) error {
 		errs = append(errs, a.m.reload())
 		// Until its restart the unit runs with the secret that it has.
 		if err := a.m.restart(a.unit); err != nil {
-			errs = append(errs, because(a.unit, err))
+			errs = append(errs, a.m.because(a.unit, err))
 		}
 	}
 	for _, c := range a.Credentials {

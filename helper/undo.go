@@ -193,7 +193,7 @@ func (r *adopted) toPlaintext(m *manager, runs, covered bool, made *[]*plainFile
 		return err
 	}
 	if err := m.restart(r.unit); err != nil {
-		return because(r.unit, err)
+		return m.because(r.unit, err)
 	}
 	fmt.Printf("%s: restarted with the plaintext, and stays up\n", r.unit)
 	return nil

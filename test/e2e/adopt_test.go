@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 
@@ -88,20 +89,22 @@ section not adopted; try bootseal adopt --undo step-ca
 
 // testVariants adopts step-ca as distributions run it, with one password and three.
 func testVariants(t *testing.T, m *machine.Machine) {
-	out := boot(t, m, adoptHelpers+`
+	helpers := adoptHelpers + `
 unit=/etc/systemd/system/step-ca.service
-cp $unit /root/upstream
+[ -e /root/upstream ] || cp $unit /root/upstream
 restart() { systemctl daemon-reload; systemctl restart step-ca; health || { systemctl status step-ca >&2; journalctl --boot --unit=step-ca -n 5 >&2; exit 1; }; }
 round() {
 	restart >/dev/null
-	section $1; try bootseal adopt step-ca; health; for file in $2; do ls $file; done
+	section $1; try bootseal adopt step-ca; health; for file in $2; do ls $file && journalctl --boot --output=cat --lines=30 --unit=step-ca; done
 	section $1 undone; try bootseal adopt --undo step-ca; health; stat --format='%a %U' $2
 }
-
+`
+	out := boot(t, m, helpers+`
 # Of the Arch User Repository: a dynamic user, and a folder for the configuration.
 sed 's,^Group=step$,&\nDynamicUser=yes\nConfigurationDirectory=step-ca\nRuntimeDirectory=step-ca\nLogsDirectory=step-ca,' /root/upstream >$unit
 round arch /etc/step-ca/password.txt
-
+`)
+	suse := boot(t, m, helpers+`
 cd /etc/step-ca
 for key in host user; do
 	echo "another secret, $key" >$key.txt
@@ -125,6 +128,7 @@ sed -e 's,=step$,=_step-ca,; s,^ConditionFileNotEmpty=.*/ca.json,ConditionFileNo
 	s,^ReadWriteDirectories=.*,ReadWriteDirectories=/var/lib/step-ca/,' /root/upstream >$unit
 round opensuse "/etc/step-ca/password.txt /var/lib/step-ca/host.txt /var/lib/step-ca/user.txt"
 `)
+	maps.Copy(out, suse)
 	for name, files := range map[string][]string{"arch": {"/etc/step-ca/password.txt"}, "opensuse": {"/etc/step-ca/password.txt", "/var/lib/step-ca/host.txt", "/var/lib/step-ca/user.txt"}} {
 		wantContains(t, name, out[name], "exit status 0\nok")
 		for _, file := range files {
@@ -214,7 +218,11 @@ mount -t tmpfs -o ro none /etc/credstore.encrypted
 section read-only; try bootseal adopt busy
 umount /etc/credstore.encrypted
 section after read-only; [ "$before" = "$(pid busy)" ] && echo not restarted; state token strict busy
-
+true
+`)
+	life := boot(t, m, adoptHelpers+`
+cd /etc/app
+systemctl start app inst@a
 section app; try bootseal adopt --option=--token-file app
 section app sealed; bootseal decrypt /etc/credstore.encrypted/app-token; property ActiveState app; ls token
 policy=/etc/bootseal/app.service.toml
@@ -244,6 +252,7 @@ wait
 section undo after kill; try bootseal adopt --undo app; property ActiveState app; state token strict busy
 section instance; try bootseal adopt --keep inst@a; ls /etc/bootseal
 `)
+	maps.Copy(out, life)
 	for name, r := range refusals {
 		wantContains(t, name, out[name], r.says)
 		if strings.HasSuffix(out[name], "exit status 0") {
