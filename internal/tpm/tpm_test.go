@@ -888,8 +888,10 @@ func TestOtherSRK(t *testing.T) {
 	unrestricted[5] &^= 1 // attribute "restricted"
 	signing := bytes.Clone(public)
 	signing[5] |= 4 // attribute "sign"
+	sha384 := bytes.Clone(public)
+	sha384[3] = credential.AlgSHA384 // nameAlg
 	for name, other := range map[string][]byte{
-		"unrestricted": unrestricted, "signing": signing, "trailing byte": append(bytes.Clone(public), 0), "cut": public[:len(public)-1],
+		"unrestricted": unrestricted, "SHA-384": sha384, "signing": signing, "trailing byte": append(bytes.Clone(public), 0), "cut": public[:len(public)-1],
 	} {
 		b.SRK = &credential.SRK{Public: other}
 		tpm.sent = nil
