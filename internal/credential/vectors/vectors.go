@@ -171,19 +171,20 @@ func Load(t testing.TB, dir string) *Set {
 				if text != "" {
 					c.Scope = user(text)
 				}
-			case "env":
-				for variable := range value.(map[string]any) {
-					switch variable {
-					case "SYSTEMD_CREDENTIAL_VALIDATE_NAME":
-						c.Name = ""
-					case "SYSTEMD_CREDENTIAL_VALIDATE_NOT_AFTER":
-						c.Now = 0
-					default:
-						t.Fatalf("%s: unknown variable %s", c.ID, variable)
-					}
-				}
+			case "env": // below: it prevails
 			default:
 				t.Fatalf("%s: unknown change %q", c.ID, key)
+			}
+		}
+		environment, _ := v.Changed["env"].(map[string]any)
+		for variable := range environment {
+			switch variable {
+			case "SYSTEMD_CREDENTIAL_VALIDATE_NAME":
+				c.Name = ""
+			case "SYSTEMD_CREDENTIAL_VALIDATE_NOT_AFTER":
+				c.Now = 0
+			default:
+				t.Fatalf("%s: unknown variable %s", c.ID, variable)
 			}
 		}
 		s.Cases = append(s.Cases, c)
