@@ -211,21 +211,74 @@ func agree(t *testing.T, tree *Tree, name string, unit, service bus, machine []s
 		same(s, u.Bool("Service", s), on)
 	}
 	same("RuntimeDirectory", slices.Compact(slices.Sorted(slices.Values(words(u, "RuntimeDirectory", instance)))), slices.Sorted(slices.Values(service.list(t, "RuntimeDirectory"))))
-	var credentials [][]string
-	service.read(t, "LoadCredential", &credentials)
-	loaded := map[string]string{}
-	for _, s := range u.List("Service", "LoadCredential") {
-		name, file, ok := strings.Cut(s.Value, ":")
+	structs := func(properties ...string) (all [][]any) {
+		for _, property := range properties {
+			if _, ok := service[property]; ok { // else newer than this systemd
+				var list [][]any
+				service.read(t, property, &list)
+				all = append(all, list...)
+			}
+		}
+		return all
+	}
+	// settings are ours, less those that are newer than this systemd.
+	settings := func(names ...string) (values []string) {
+		if tree.version < opensCredentials {
+			names = names[:1]
+		}
+		for _, s := range u.List("Service", names...) {
+			values = append(values, instance(s.Value))
+		}
+		return values
+	}
+	credentials, theirCredentials := map[string]any{}, map[string]any{}
+	for _, value := range settings("LoadCredential", "LoadCredentialEncrypted") {
+		name, file, ok := strings.Cut(value, ":")
 		if !ok {
 			file = name
 		}
-		loaded[instance(name)] = instance(file)
+		credentials[name] = file
 	}
-	theirLoaded := map[string]string{}
-	for _, c := range credentials {
-		theirLoaded[c[0]] = c[1]
+	for _, c := range structs("LoadCredential", "LoadCredentialEncrypted") {
+		theirCredentials[fmt.Sprint(c[0])] = c[1]
 	}
-	same("LoadCredential", loaded, theirLoaded)
+	same("LoadCredential", credentials, theirCredentials)
+	set, theirSet := map[string]bool{}, map[string]bool{}
+	for _, value := range settings("SetCredential", "SetCredentialEncrypted") {
+		name, _, _ := strings.Cut(value, ":")
+		set[name] = true
+	}
+	for _, c := range structs("SetCredential", "SetCredentialEncrypted") {
+		theirSet[fmt.Sprint(c[0])] = true
+	}
+	same("SetCredential", set, theirSet)
+	var files, theirFiles []string
+	for _, value := range settings("EnvironmentFile") {
+		file, optional := strings.CutPrefix(value, "-")
+		files = append(files, fmt.Sprint(file, optional))
+	}
+	for _, f := range structs("EnvironmentFiles") {
+		theirFiles = append(theirFiles, fmt.Sprint(f...))
+	}
+	same("EnvironmentFile", files, theirFiles)
+	same("UnsetEnvironment", slices.Sorted(slices.Values(words(u, "UnsetEnvironment", instance))), slices.Sorted(slices.Values(service.list(t, "UnsetEnvironment"))))
+	// To these PID 1 adds what follows from other settings.
+	has := func(what, name string, of [][]any) {
+		same(what+" "+name, true, slices.ContainsFunc(of, func(fields []any) bool { return fields[0] == name }))
+	}
+	for _, value := range settings("DeviceAllow") {
+		has("DeviceAllow", strings.Fields(value)[0], structs("DeviceAllow"))
+	}
+	for _, word := range words(u, "TemporaryFileSystem", instance) {
+		folder, _, _ := strings.Cut(word, ":")
+		has("TemporaryFileSystem", path.Clean(folder), structs("TemporaryFileSystem"))
+	}
+	for _, s := range u.List("Service", "BindPaths", "BindReadOnlyPaths") { // one list
+		for _, word := range strings.Fields(instance(s.Value)) {
+			source, _, _ := strings.Cut(strings.TrimPrefix(word, "-"), ":")
+			has(s.Name, path.Clean(source), structs(s.Name))
+		}
+	}
 
 	for kind, property := range map[string]string{"Condition": "Conditions", "Assert": "Asserts"} {
 		var list [][]any
@@ -533,6 +586,7 @@ var nasty = map[string]string{
 	etc + "badfirst.service":   "[Service]\nExecStart=\"/bin/true\nExecStart=/bin/true two\n",
 	etc + "via-shell.service":  "[Service]\nType=oneshot\nExecStart=|/bin/true a\nExecStart=-@|/bin/true \"b c\"\n",
 	etc + "places.service":     "[Service]\nExecStart=/bin/true %E %S %C %L %t %h %u %U %g %G\nEnvironmentFile=-%E/default/%p*\n",
+	etc + "lists.service":      "[Service]\nExecStart=/bin/true\nSetCredential=a:1\nSetCredentialEncrypted=\nSetCredential=b:%%n\nSetCredential=%N:x y\nLoadCredential=old:/a\nLoadCredential=\nLoadCredential=new:/b c\nEnvironmentFile=/old\nEnvironmentFile=\nEnvironmentFile=-/etc/%p.env\nEnvironmentFile=/etc/*.env\nUnsetEnvironment=A\nUnsetEnvironment=\nUnsetEnvironment=B C=1\nDeviceAllow=/dev/zero r\nDeviceAllow=\nDeviceAllow=char-rtc r\nTemporaryFileSystem=/old\nTemporaryFileSystem=\nTemporaryFileSystem=/a:ro /b//c\nBindPaths=/old\nBindReadOnlyPaths=/old2\nBindPaths=\nBindReadOnlyPaths=-/x:/y /z\n",
 	etc + "badpre.service":     "[Service]\nExecStartPre=-/bin/true \"open\nExecStartPre=-/bin/true ok\nExecStart=/bin/true\n",
 	etc + "slashes.service":    "[Service]\nExecStart=/bin//true /a//b\nRootDirectory=/\n",
 	etc + "bools.service":      "[Service]\nExecStart=/bin/true\nPrivateDevices=yes\nPrivateDevices=maybe\nPrivateMounts=on\nDynamicUser=T\nDynamicUser=\n",
