@@ -214,8 +214,8 @@ func TestKinds(t *testing.T) {
 		"accept.socket":   "[Socket]\nListenStream=/run/accept.sock\nAccept=yes\n",
 		"rooted.service":  "[Service]\nType=oneshot\nRemainAfterExit=yes\nRootDirectory=/srv/root\nBindReadOnlyPaths=/usr /bin /lib -/lib64\n" + read + "'\nStandardOutput=append:/bootseal-test/out/rooted\n",
 		// Neither starts: one has no blob but a value of its own, the other's policy is broken.
-		"fallback.service": "[Service]\nSetCredential=two:plain\nExecStart=/bin/sh -c 'cat $CREDENTIALS_DIRECTORY/two; sleep 1000'\nStandardOutput=append:/bootseal-test/out/refused\n",
-		"success.service":  "[Service]\nSuccessExitStatus=78\nExecStart=/bin/sh -c 'echo started; sleep 1000'\nStandardOutput=append:/bootseal-test/out/refused\n",
+		"fallback.service": "[Service]\nSetCredential=two:plain\nExecStart=/bin/sh -c 'cat $CREDENTIALS_DIRECTORY/two; sleep 1000'\nStandardOutput=append:/bootseal-test/out/refused\nStandardError=journal\n",
+		"success.service":  "[Service]\nSuccessExitStatus=78\nExecStart=/bin/sh -c 'echo started; sleep 1000'\nStandardOutput=append:/bootseal-test/out/refused\nStandardError=journal\n",
 	}
 	for _, version := range machine.Versions {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
