@@ -519,7 +519,7 @@ func TestRetryNeeded(t *testing.T) {
 }
 
 func TestRetry(t *testing.T) {
-	for _, rc := range []tpm2.TPMRC{rcRetry, rcYielded, rcTesting} {
+	for _, rc := range []tpm2.TPMRC{rcRetry, rcYielded, rcTesting, rcObjectMemory, rcSessionMemory} {
 		var slept time.Duration
 		sleep := func(d time.Duration) { slept += d }
 		command := []byte{0x80, 1, 0, 0, 0, 10, 0, 0, 1, 0x44}
@@ -707,32 +707,45 @@ func TestNoLockout(t *testing.T) {
 	unseal(t, tpm, seal(t, tpm, bound(credential.TypeTPM2, 1<<7)), nil)
 }
 
-// TestSlotsTaken: somebody else holds all sessions, or all objects, of a TPM
-// without a resource manager.
+// TestSlotsTaken: somebody else holds all sessions, or all objects, of a TPM, past
+// a resource manager or where there is none, for a while or for ever.
 func TestSlotsTaken(t *testing.T) {
 	tpm := startTPM(t, "a", "p1")
 	b := seal(t, tpm, bound(credential.TypeTPM2, 1<<7))
 	other := &conn{t: sendFunc(tpm.raw)}
-	p, err := other.createPrimary(legacyTemplates, credential.AlgECC)
-	must(t, err)
-	for err == nil {
-		_, err = other.startSession(tpm2.TPMSEPolicy, p, tpm2.TPMASession{})
+	for what, take := range map[string]func() error{
+		"session": func() error {
+			p, err := other.createPrimary(legacyTemplates, credential.AlgECC)
+			for err == nil {
+				_, err = other.startSession(tpm2.TPMSEPolicy, p, tpm2.TPMASession{})
+			}
+			return err
+		},
+		"object": func() (err error) {
+			for err == nil {
+				_, err = other.createPrimary(legacyTemplates, credential.AlgECC)
+			}
+			return err
+		},
+	} {
+		if err := take(); class(err) != "busy" {
+			t.Errorf("taking each %s: %v", what, err)
+		}
+		var slept time.Duration
+		r := &retry{t: tpm, sleep: func(d time.Duration) { slept += d }}
+		if _, err := UnsealAll(r, []*credential.Blob{b}, nil); class(err) != "busy" || slept < 10*time.Second || slept > 21*time.Second {
+			t.Errorf("no %s left: %v after %v", what, err, slept)
+		}
+		waits := 0
+		r.sleep = func(time.Duration) {
+			if waits++; waits == 3 {
+				must(t, other.close(nil))
+			}
+		}
+		if _, err := UnsealAll(r, []*credential.Blob{b}, nil); err != nil || waits != 3 {
+			t.Errorf("no %s left for a while: %v after %d waits", what, err, waits)
+		}
 	}
-	if class(err) != "busy" {
-		t.Errorf("starting sessions: %v", err)
-	}
-	if _, err := UnsealAll(Retry(tpm), []*credential.Blob{b}, nil); class(err) != "busy" {
-		t.Errorf("no session left: %v", err)
-	}
-	must(t, other.close(nil))
-	for err = nil; err == nil; {
-		_, err = other.createPrimary(legacyTemplates, credential.AlgECC)
-	}
-	if _, err := UnsealAll(Retry(tpm), []*credential.Blob{b}, nil); class(err) != "busy" {
-		t.Errorf("no object left: %v", err)
-	}
-	must(t, other.close(nil))
-	unseal(t, tpm, b, nil)
 }
 
 // TestExponentZero: systemd 255.0 to 255.2 wrote the exponent 65537 of a public
