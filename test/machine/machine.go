@@ -62,8 +62,11 @@ func Cache() string {
 
 // New makes a machine with the given version of systemd and a new TPM.
 // It returns [ErrNotSetUp] where test/setup has not made that version's tree.
-func New(version int) (*Machine, error) {
-	m, err := open(version, strconv.Itoa(version))
+//
+// What other trees of that version have, too, can be put below its own: they are
+// of the same suite.
+func New(version int, below ...string) (*Machine, error) {
+	m, err := open(version, append([]string{strconv.Itoa(version)}, below...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -81,14 +84,18 @@ func New(version int) (*Machine, error) {
 	return m, nil
 }
 
-// open mounts a tree of that name in the cache.
-func open(version int, name string) (*Machine, error) {
-	tree, err := filepath.EvalSymlinks(filepath.Join(Cache(), name))
-	if err != nil || os.Geteuid() != 0 {
-		return nil, fmt.Errorf("making a machine with systemd %d: %w", version, ErrNotSetUp)
+// open mounts trees of these names in the cache, each over the next.
+func open(version int, names ...string) (*Machine, error) {
+	var trees []string
+	for _, name := range names {
+		tree, err := filepath.EvalSymlinks(filepath.Join(Cache(), name))
+		if err != nil || os.Geteuid() != 0 {
+			return nil, fmt.Errorf("making a machine with systemd %d: %w", version, ErrNotSetUp)
+		}
+		trees = append(trees, tree)
 	}
 	sweepOnce.Do(sweep)
-	return mount(version, tree)
+	return mount(version, strings.Join(trees, ":"))
 }
 
 // Clone makes a copy of the machine, disk and TPM. The original may not be

@@ -1,5 +1,5 @@
-// Package packages tests the Debian package: how it is built, and what it does
-// to a machine when it comes and goes.
+// Package packages tests the packages: how they are built, and what they do to a
+// machine when they come and go.
 package packages
 
 import (
@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -22,28 +23,42 @@ func want(t *testing.T, what, got, want string) {
 	}
 }
 
-func build(t *testing.T, version int, tarball string) []byte {
+// must ends the test at an error.
+func must(t *testing.T, err error) {
 	t.Helper()
-	deb, report, err := machine.BuildDeb(version, tarball, t.TempDir())
 	if errors.Is(err, machine.ErrNotSetUp) {
 		t.Skip(err)
 	}
 	if err != nil {
-		t.Fatal(err) // lintian's errors and warnings are among them
-	}
-	t.Log(report)
-	content, err := os.ReadFile(deb)
-	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+func build(t *testing.T, version int, tarball string) []byte {
+	t.Helper()
+	deb, report, err := machine.BuildDeb(version, tarball, t.TempDir())
+	must(t, err) // lintian's errors and warnings are among them
+	t.Log(report)
+	return read(t, deb)
+}
+
+func read(t *testing.T, file string) []byte {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	must(t, err)
 	return content
+}
+
+// A manager is how a package comes and goes.
+type manager struct {
+	install, remove, purge string
+	files                  string // lists those of the package
+	licenses               string // where they are
 }
 
 func TestDebian(t *testing.T) {
 	tarball, err := machine.Dist(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for _, version := range machine.Versions {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
@@ -56,33 +71,76 @@ func TestDebian(t *testing.T) {
 			})
 			t.Run("comes and goes", func(t *testing.T) {
 				t.Parallel()
-				testLife(t, version, string(deb))
+				m, err := machine.New(version)
+				must(t, err)
+				closeAfter(t, m)
+				must(t, m.Write("/root/new", string(deb), 0o644))
+				const older = `set -e
+dpkg-deb --raw-extract "$1"/new "$1"/tree
+sed -i 's/^Version: .*/Version: 0.0.1/' "$1"/tree/DEBIAN/control
+dpkg-deb --build "$1"/tree "$1"/old
+`
+				out, err := exec.Command("sh", "-c", older, "sh", m.Path("/root")).CombinedOutput()
+				if err != nil {
+					t.Fatalf("making an older package: %v: %s", err, out)
+				}
+				testLife(t, m, manager{"dpkg -i", "dpkg --remove bootseal", "dpkg --purge bootseal", "dpkg -L bootseal", "/usr/share/doc/bootseal"})
 			})
 		})
 	}
 }
 
-// testLife installs, upgrades, removes and purges the package on a machine whose
-// step-ca runs all the time.
-func testLife(t *testing.T, version int, deb string) {
-	m, err := machine.New(version)
-	if errors.Is(err, machine.ErrNotSetUp) {
-		t.Skip(err)
+// TestOthers takes a Debian machine for one of Fedora, by the macros that
+// [machine.BuildRPM] knows, and of Arch Linux, by the hooks that systemd's package
+// has there.
+func TestOthers(t *testing.T) {
+	t.Parallel()
+	const (
+		version  = 257 // of the tree that has the tools for both
+		licenses = "/usr/share/licenses/bootseal"
+		hook     = "[Trigger]\nType = Path\nOperation = Install\nOperation = Upgrade\nOperation = Remove\nTarget = %s\n[Action]\nWhen = PostTransaction\nExec = %s\n"
+	)
+	tarball, err := machine.Dist(t.TempDir())
+	must(t, err)
+	for name, c := range map[string]struct {
+		build func(version int, tarball, folder string) ([2]string, error)
+		manager
+	}{
+		"Fedora": {machine.BuildRPM, manager{"rpm -U --nodeps", "rpm -e bootseal", "rpm -e bootseal", "rpm -ql bootseal", licenses}},
+		"Arch":   {machine.BuildArch, manager{"pacman -U --noconfirm --nodeps --nodeps", "pacman -R --noconfirm bootseal", "pacman -R --noconfirm bootseal", "pacman -Qlq bootseal", licenses}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			packages, err := c.build(version, tarball, t.TempDir())
+			must(t, err)
+			m, err := machine.New(version, fmt.Sprint("build-", version))
+			must(t, err)
+			closeAfter(t, m)
+			for path, content := range map[string]string{
+				"/root/old":                         string(read(t, packages[0])),
+				"/root/new":                         string(read(t, packages[1])),
+				"/etc/pacman.d/hooks/reload.hook":   fmt.Sprintf(hook, "usr/lib/systemd/system/*", "/bin/systemctl daemon-reload"),
+				"/etc/pacman.d/hooks/tmpfiles.hook": fmt.Sprintf(hook, "usr/lib/tmpfiles.d/*.conf", "/bin/systemd-tmpfiles --create"),
+			} {
+				must(t, m.Write(path, content, 0o644))
+			}
+			testLife(t, m, c.manager)
+		})
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+}
+
+func closeAfter(t *testing.T, m *machine.Machine) {
 	t.Cleanup(func() {
 		if err := m.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	if err := m.InstallStepCA(password + "\n"); err != nil {
-		t.Fatal(err)
-	}
-	if err := m.Write("/root/new.deb", deb, 0o644); err != nil {
-		t.Fatal(err)
-	}
+}
+
+// testLife installs the package /root/old, upgrades it to /root/new, removes and
+// purges it on a machine whose step-ca runs all the time.
+func testLife(t *testing.T, m *machine.Machine, with manager) {
+	must(t, m.InstallStepCA(password+"\n"))
 	r, err := m.Boot(machine.Health + machine.Script + `
 exec 2>&1
 unit() {
@@ -92,11 +150,11 @@ unit() {
 }
 files() { find /usr /lib /etc /var /run -name '*bootseal*' ! -path '*bootseal-test*' | sort; awk '$2 ~ "^/run/bootseal" { print $2 }' /proc/mounts; }
 restart() { systemctl reset-failed step-ca.service; systemctl restart step-ca.service && health; }
-dpkg-deb --raw-extract /root/new.deb /root/old && sed -i 's/^Version: .*/Version: 0.0.1/' /root/old/DEBIAN/control && dpkg-deb --build /root/old /root/old.deb >/dev/null || exit
 health >/dev/null || exit
 section unit before; unit
 section files before; files
-section install; dpkg -i /root/old.deb >/dev/null; echo $?
+section install; ` + with.install + ` /root/old >/dev/null; echo $?
+section files; ` + with.files + `
 mkdir -p /etc/bootseal
 cat >/etc/bootseal/step-ca.service.toml <<'END'
 [[credential]]
@@ -108,21 +166,19 @@ bootseal encrypt --unit=step-ca.service step-ca </etc/step-ca/password.txt || ex
 mv /etc/step-ca/password.txt /root/
 section covered; systemctl daemon-reload; restart; property DropInPaths
 pid=$(property MainPID)
-section upgrade; dpkg -i /root/new.deb >/dev/null; echo $?; health; [ "$pid" = "$(property MainPID)" ] || echo restarted
+section upgrade; ` + with.install + ` /root/new >/dev/null; echo $?; health; [ "$pid" = "$(property MainPID)" ] || echo restarted
 section upgraded; restart; property DropInPaths; property NeedDaemonReload
 pid=$(property MainPID)
-section remove; dpkg --remove bootseal >/dev/null; echo $?; health; [ "$pid" = "$(property MainPID)" ] || echo restarted
+section remove; ` + with.remove + ` >/dev/null; echo $?; health; [ "$pid" = "$(property MainPID)" ] || echo restarted
 section files of remove; files
-section install again; dpkg -i /root/new.deb >/dev/null; echo $?; restart
-section purge; dpkg --purge bootseal >/dev/null; echo $?; health
+section install again; ` + with.install + ` /root/new >/dev/null; echo $?; restart
+section purge; ` + with.purge + ` >/dev/null; echo $?; health
 section files after; files
 section unit after; mv /root/password.txt /etc/step-ca/; restart >/dev/null; unit
 section kept; ls /etc/bootseal /etc/credstore.encrypted
 section failed; systemctl --failed --no-legend
 `)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if r.Status != 0 {
 		t.Fatalf("script: exit status %d\n%s", r.Status, r.Stdout)
 	}
@@ -131,6 +187,7 @@ section failed; systemctl --failed --no-legend
 	const mine = "/etc/bootseal"
 	want(t, "files before", out["files before"], "")
 	want(t, "install", out["install"], "0")
+	checkFiles(t, out["files"], with.licenses)
 	want(t, "covered by a policy", out["covered"], "ok\n"+dropIn)
 	want(t, "upgrade", out["upgrade"], "0\nok")
 	want(t, "after the upgrade", out["upgraded"], "ok\n"+dropIn+"\nno")
@@ -146,4 +203,41 @@ section failed; systemctl --failed --no-legend
 	want(t, "unit after", out["unit after"], out["unit before"])
 	want(t, "what the administrator has made", out["kept"], "/etc/bootseal:\nstep-ca.service.toml\n\n/etc/credstore.encrypted:\nstep-ca")
 	want(t, "failed units", out["failed"], "")
+}
+
+// checkFiles holds the list of a package's files against what it should bring.
+func checkFiles(t *testing.T, list, licenses string) {
+	t.Helper()
+	has := map[string]bool{}
+	for _, file := range strings.Fields(list) {
+		// Where /lib still has a name of its own it is the same folder.
+		has["/usr/"+strings.TrimPrefix(strings.TrimSuffix(strings.TrimPrefix(file, "/usr"), ".gz"), "/")] = true
+	}
+	var missing []string
+	for _, file := range []string{
+		"/usr/bin/bootseal",
+		"/usr/lib/systemd/system-generators/bootseal-generator",
+		"/usr/lib/systemd/system/bootseal.service",
+		"/usr/lib/systemd/system/bootseal.socket",
+		"/usr/lib/systemd/system/service.d/zz-bootseal.conf",
+		"/usr/lib/tmpfiles.d/bootseal.conf",
+		"/usr/share/bash-completion/completions/bootseal",
+		"/usr/share/fish/vendor_completions.d/bootseal.fish",
+		"/usr/share/zsh/site-functions/_bootseal",
+		"/usr/share/doc/bootseal/README.md",
+		"/usr/share/doc/bootseal/examples/step-ca.service.toml",
+		"/usr/share/man/man1/bootseal.1",
+		"/usr/share/man/man5/bootseal.policy.5",
+		"/usr/share/man/man7/bootseal-security.7",
+		"/usr/share/man/man8/bootseal-generator.8",
+		"/usr/share/man/man8/bootseal-unseal.8",
+		licenses + "/copyright", // of the modules, too
+	} {
+		if !has[file] {
+			missing = append(missing, file)
+		}
+	}
+	if missing != nil {
+		t.Errorf("the package has not\n%s\nbut\n%s", strings.Join(missing, "\n"), list)
+	}
 }
