@@ -48,7 +48,8 @@ var outcomes = []outcome{
 		[]error{machine.ErrNoTPM}},
 
 	{75, "TPM busy",
-		"try again; if it stays so, find the program that holds the TPM with \"fuser /dev/tpm*\", and use /dev/tpmrm0, which can be shared",
+		"try again; if it stays so, find the program that holds the TPM with \"fuser /dev/tpm*\", and use /dev/tpmrm0, which can be shared; " +
+			"what ended programs have left in it, \"tpm2_flushcontext --transient-object --tcti=device:/dev/tpm0\" takes away",
 		[]error{machine.ErrTPMBusy, tpm.ErrBusy}},
 
 	{78, "policy invalid or unit blocked", "write the policy file, see \"man bootseal.policy\"", []error{policy.ErrNoPolicy}},
