@@ -181,17 +181,21 @@ func TestReboot(t *testing.T) {
 			out := boot(t, vm, `
 section before; health
 section install; dpkg -i /root/bootseal.deb >/dev/null && echo ok
-`+seal+report)
+`+seal+report+orderABRMD("Before"))
 			want(t, "with the plaintext", out["before"], "ok")
 			want(t, "installing the package", out["install"], "ok")
 			want(t, "with the sealed password", out["sealed"], "ok")
 			healthy(t, "sealed", out)
 
-			healthy(t, "first reboot", boot(t, vm, report))
+			out = boot(t, vm, report+company+orderABRMD("After"))
+			healthy(t, "first reboot", out)
+			inCompany(t, version, out)
 			if version == 247 {
 				vm.Command = lateTPM
 			}
-			healthy(t, "second reboot", boot(t, vm, report))
+			out = boot(t, vm, report+abrmd+"systemctl disable --quiet tpm2-abrmd.service\n")
+			healthy(t, "second reboot", out)
+			want(t, "tpm2-abrmd last", out["abrmd"], "last\n/dev/tpm0\nok")
 			vm.Command = ""
 
 			var err error
