@@ -235,7 +235,7 @@ func (c *checking) opens(unit string, s *sealed, seal string, add func(string, v
 			add("opens", good, "it needs no TPM; --unseal opens it for a try", "")
 			return
 		}
-		if err := c.holds(b); err != nil {
+		if err := c.holds(s); err != nil {
 			v, remedy := judge(err, seal)
 			add("opens", v, err.Error(), remedy)
 			return

@@ -59,7 +59,7 @@ func encrypt(args []string) error {
 	case o.pretty:
 		text = credential.EncodePretty("", blob)
 	}
-	return writeOutput(output, text)
+	return o.writeSealed(output, text)
 }
 
 // encryptForUnit puts NAME's blob where the policy of the unit looks for it.
@@ -93,7 +93,7 @@ func (o *options) encryptForUnit() error {
 		if err := makeStore(c.Source); err != nil {
 			return err
 		}
-		return writeOutput(c.Source, credential.EncodeText(blob))
+		return o.writeSealed(c.Source, credential.EncodeText(blob))
 	}
 	return usagef("%s has no credential %q; it has %s", p.Path, name, strings.Join(names, ", "))
 }
@@ -106,6 +106,15 @@ func makeStore(file string) error {
 	if err := os.Mkdir(policy.CredentialStore, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
+	return nil
+}
+
+// writeSealed writes a blob where it was asked for.
+func (o *options) writeSealed(output string, text []byte) error {
+	if err := writeOutput(output, text); err != nil || output == "-" {
+		return err
+	}
+	o.notePCRs(output, text)
 	return nil
 }
 

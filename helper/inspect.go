@@ -156,7 +156,8 @@ func (h *holding) open() (transport.TPM, error) {
 }
 
 // holds is tpm.Holds.
-func (h *holding) holds(b *credential.Blob) error {
+func (h *holding) holds(s *sealed) error {
+	b := s.blob
 	t, err := h.open()
 	if err != nil {
 		return err
@@ -167,7 +168,7 @@ func (h *holding) holds(b *credential.Blob) error {
 			return err
 		}
 	}
-	return tpm.Holds(t, b, sigs)
+	return s.nameMoved(tpm.Holds(t, b, sigs))
 }
 
 func (h *holding) row(s inspected) []table.Cell {
@@ -196,7 +197,7 @@ func (h *holding) row(s inspected) []table.Cell {
 		}
 	}
 	row[12] = bytesCell(len(b.TPM2.Blob))
-	row[13] = policyCell(h.holds(b))
+	row[13] = policyCell(h.holds(s.sealed))
 	if b.SRK != nil {
 		row[9] = table.Text(hex.EncodeToString(b.SRK.Name()))
 		row[14] = h.srkCell(b)

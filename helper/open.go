@@ -124,7 +124,8 @@ func (o opening) open(all []*sealed) ([]*credential.Plaintext, error) {
 		if err != nil {
 			var at *tpm.BlobError
 			if errors.As(err, &at) {
-				return nil, &sealedError{all[at.Index], at.Err}
+				s := all[at.Index]
+				return nil, &sealedError{s, s.nameMoved(at.Err)}
 			}
 			return nil, err
 		}

@@ -165,6 +165,7 @@ func reseal(args []string) error {
 	}
 	for _, r := range all {
 		fmt.Printf("%s: sealed again, %s\n", r.file, r.kind)
+		o.notePCRs(r.file, r.new)
 		if err := r.finish(); err != nil {
 			return err
 		}
@@ -329,6 +330,7 @@ func rotate(args []string) error {
 	if err := replaceAll([]*replacement{r}); err != nil {
 		return err
 	}
+	o.notePCRs(r.file, r.new)
 	// How it is delivered may depend on what it is sealed with now.
 	if err := m.reload(); err != nil {
 		return m.rollBack(r, nil, err)

@@ -43,6 +43,8 @@ type PolicyError struct {
 	Bank   uint16 // their bank, a TPM_ALG_ID
 	Absent []int  // those that this TPM does not have in that bank
 	Reason string
+
+	now map[int][]byte // values of PCRs, nil if they are not what is wrong
 }
 
 func (e *PolicyError) Error() string { return fmt.Sprintf("%v: %s", ErrPolicyMismatch, e.Reason) }

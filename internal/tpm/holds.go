@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/bootseal/bootseal/internal/credential"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -32,28 +33,36 @@ func Holds(t transport.TPM, b *credential.Blob, sigs *Signatures) (err error) {
 	if err != nil {
 		return err
 	}
-	starts := [][]byte{make([]byte, sha256.Size)}
 	if it.signer != nil {
-		starts = nil
-		for _, exponent := range it.signer.exponents(h) {
-			starts = append(starts, policyAuthorize(it.signer.name(exponent)))
-		}
 		if err := c.signed(b, it.signer, sigs); err != nil {
 			return err
 		}
 	}
-	for _, policy := range starts {
-		if h.PCRMask != 0 {
-			policy = policyPCR(policy, h.PCRBank, h.PCRMask, inOrder(values, h.PCRMask))
-		}
-		if bytes.Equal(policy, h.PolicyHash) {
-			return nil
-		}
+	if matches(h, it.signer, inOrder(values, h.PCRMask)) {
+		return nil
 	}
 	if it.signer == nil && h.PCRMask == 0 {
 		return damaged(h, "no PCRs are bound but the policy is not empty: no systemd newer than 251 reads that, or the credential is damaged")
 	}
 	return c.mismatch(h)
+}
+
+// matches tells whether the policy of h is met by these values of its literal
+// PCRs, in ascending order, with a signature for the other ones.
+func matches(h *credential.TPM2, signer *signer, values [][]byte) bool {
+	starts := [][]byte{make([]byte, sha256.Size)}
+	if signer != nil {
+		starts = nil
+		for _, exponent := range signer.exponents(h) {
+			starts = append(starts, policyAuthorize(signer.name(exponent)))
+		}
+	}
+	return slices.ContainsFunc(starts, func(policy []byte) bool {
+		if h.PCRMask != 0 {
+			policy = policyPCR(policy, h.PCRBank, h.PCRMask, values)
+		}
+		return bytes.Equal(policy, h.PolicyHash)
+	})
 }
 
 // signed tells whether there is a valid signature over the present values of
@@ -73,6 +82,50 @@ func (c *conn) signed(b *credential.Blob, signer *signer, sigs *Signatures) erro
 		return fmt.Errorf("%w: %w", ErrSignature, err)
 	}
 	return nil
+}
+
+// Digests returns the present values of the literal PCRs of b, in ascending order,
+// one after the other. They are no secret, and what [PolicyError.Since] needs.
+func Digests(t transport.TPM, b *credential.Blob) (digests []byte, err error) {
+	c := &conn{t: t}
+	defer func() { err = c.close(err) }()
+	values, err := c.readPCRs(b.TPM2.PCRBank, b.TPM2.PCRMask)
+	return bytes.Join(inOrder(values, b.TPM2.PCRMask), nil), err
+}
+
+// Since returns e, the error of opening b, with a Reason that says which PCRs have
+// changed, given their [Digests] when b was sealed. It is e itself if they are not
+// those.
+func (e *PolicyError) Since(b *credential.Blob, digests []byte) *PolicyError {
+	h := b.TPM2
+	pcrs := credential.PCRs(h.PCRMask)
+	if e.now == nil || len(digests) == 0 || len(digests) != len(pcrs)*bankSize(h.PCRBank) {
+		return e
+	}
+	var signer *signer
+	if b.Type.HasPublicKey() {
+		var err error
+		if signer, err = parsePublicKey(b.PublicKey.PEM); err != nil {
+			return e
+		}
+	}
+	then := slices.Collect(slices.Chunk(digests, bankSize(h.PCRBank)))
+	if !matches(h, signer, then) {
+		return e
+	}
+	var moved []int
+	for i, pcr := range pcrs {
+		if !bytes.Equal(then[i], e.now[pcr]) {
+			moved = append(moved, pcr)
+		}
+	}
+	if len(moved) == 0 {
+		return e // again as they were
+	}
+	named := *e
+	named.Reason = fmt.Sprintf("the secret is bound to %s of the %s bank, and since it was sealed another value is in %s",
+		pcrList(pcrs), bankName(h.PCRBank), pcrList(moved))
+	return &named
 }
 
 // PinnedHere tells whether the storage root key that b is pinned to is that of

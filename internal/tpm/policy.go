@@ -233,6 +233,7 @@ func (c *conn) mismatch(h *credential.TPM2) error {
 		}
 		e.Reason = fmt.Sprintf("the secret is bound to %s of the %s bank, and %s another value than when it was sealed",
 			pcrList(e.PCRs), bankName(e.Bank), which)
+		e.now = values
 	}
 	return e
 }

@@ -1032,3 +1032,44 @@ func TestReplyHeaders(t *testing.T) {
 		}
 	}
 }
+
+// TestMoved: with the values of the PCRs at sealing, the error names those that
+// have changed; values of another time, or of another credential, are not believed.
+func TestMoved(t *testing.T) {
+	key, public := newSigner(t)
+	for _, typ := range []credential.Type{credential.TypeTPM2, credential.TypeTPM2PublicKeyPinned} {
+		t.Run(typ.String(), func(t *testing.T) {
+			tpm := startTPM(t, "a", "p1")
+			tpm.measure(7)
+			b := bound(typ, 1<<7|1<<14)
+			b.PublicKey = public
+			seal(t, tpm, b)
+			sealed, err := Digests(Retry(tpm), b)
+			must(t, err)
+			sigs := sign(t, tpm, key, public.PCRMask)
+			const general = "bound to PCRs 7, 14 of the sha256 bank, and at least one of them"
+			fails := func(digests []byte, words string) {
+				t.Helper()
+				_, unsealing := UnsealAll(Retry(tpm), []*credential.Blob{b}, sigs)
+				for _, err := range []error{unsealing, Holds(Retry(tpm), b, sigs)} {
+					var differs *PolicyError
+					if !errors.As(err, &differs) {
+						t.Fatalf("error %v", err)
+					}
+					if got := differs.Since(b, digests).Error(); !strings.Contains(got, words) {
+						t.Errorf("%s: does not say %q", got, words)
+					}
+				}
+			}
+			tpm.measure(14)
+			later, err := Digests(Retry(tpm), b)
+			must(t, err)
+			fails(sealed, "bound to PCRs 7, 14 of the sha256 bank, and since it was sealed another value is in PCR 14")
+			fails(nil, general)
+			fails(later, general)
+			fails(sealed[:len(sealed)-1], general)
+			tpm.measure(7)
+			fails(sealed, "another value is in PCRs 7, 14")
+		})
+	}
+}

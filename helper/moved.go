@@ -1,0 +1,50 @@
+package main
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bootseal/bootseal/internal/machine"
+	"github.com/bootseal/bootseal/internal/tpm"
+)
+
+// pcrAttribute is an extended attribute of a credential's file: what its PCRs
+// were when it was sealed, which the credential itself does not tell. It serves
+// messages alone, and is gone from a copy that leaves it out.
+const pcrAttribute = "user.bootseal.pcrs"
+
+// maxPCRs bounds its size: 24 PCRs of the largest bank.
+const maxPCRs = 24 * 64
+
+// notePCRs notes at a file into which a blob has just been written what its PCRs
+// are. On file systems that cannot keep it there is no such note.
+func (o *options) notePCRs(file string, text []byte) {
+	s, err := parseSealed(text, file, "")
+	if err != nil || s.blob.TPM2 == nil || s.blob.TPM2.PCRMask == 0 {
+		return
+	}
+	t, err := machine.OpenTPM(o.device)
+	if err != nil {
+		return
+	}
+	defer t.Close()
+	if digests, err := tpm.Digests(tpm.Retry(t), s.blob); err == nil {
+		_ = unix.Lsetxattr(file, pcrAttribute, digests, 0)
+	}
+}
+
+// nameMoved makes an error of opening s name the PCRs that have changed, where
+// that is known.
+func (s *sealed) nameMoved(err error) error {
+	var differs *tpm.PolicyError
+	if !errors.As(err, &differs) {
+		return err
+	}
+	digests := make([]byte, maxPCRs)
+	n, e := unix.Lgetxattr(s.file, pcrAttribute, digests)
+	if e != nil {
+		return err
+	}
+	return differs.Since(s.blob, digests[:n])
+}
