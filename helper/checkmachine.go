@@ -146,11 +146,11 @@ func (c *checking) hostKey(add func(string, verdict, string, string)) {
 	case err != nil:
 		add("host key medium", unknown, err.Error(), "")
 	case medium == machine.Encrypted:
-		add("host key medium", good, "encrypted", "")
+		add("host key medium", good, "located on encrypted media", "")
 	case medium == machine.Unencrypted:
-		add("host key medium", note, "not encrypted: who has the disk has the host key", "")
+		add("host key medium", note, "not located on encrypted media: who has the disk has the host key", "")
 	default:
-		add("host key medium", note, "not known to be encrypted", "")
+		add("host key medium", note, "not known to be located on encrypted media", "")
 	}
 }
 

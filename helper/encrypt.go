@@ -375,7 +375,7 @@ func makeHostKey() ([]byte, error) {
 		return nil, err
 	}
 	if medium, err := machine.EncryptedMedium("/", path); err != nil || medium == machine.Unencrypted {
-		warn("the host key %s is not on an encrypted disk; using it anyway", path)
+		warn("Credential secret file '%s' is not located on encrypted media, using anyway.", path) // systemd's words
 	}
 	return key, nil
 }
