@@ -28,15 +28,18 @@ type VM struct {
 	Command string
 
 	kernel, initrd string
+	firmware, esp  string // of a machine that UEFI starts
 }
 
 // NewVM makes a virtual machine with the given version of systemd and a new TPM.
 // It returns [ErrNotSetUp] where test/setup has not made what it needs.
-func NewVM(version int) (*VM, error) {
+func NewVM(version int) (*VM, error) { return newVM(version, "vm-"+strconv.Itoa(version)) }
+
+func newVM(version int, tree string) (*VM, error) {
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		return nil, fmt.Errorf("making a virtual machine: %w: %w", ErrNotSetUp, err)
 	}
-	m, err := open(version, "vm-"+strconv.Itoa(version))
+	m, err := open(version, tree)
 	if err != nil {
 		return nil, err
 	}
@@ -84,6 +87,13 @@ func (vm *VM) Boot(script string) (Result, error) {
 		return Result{}, err
 	}
 	defer func() { vm.TPM.off() }()
+	start := []string{"-kernel", vm.kernel, "-initrd", vm.initrd, "-append", vm.commandLine()}
+	if vm.firmware != "" {
+		var err error
+		if start, err = vm.uefi(); err != nil {
+			return Result{}, err
+		}
+	}
 	in, out := filepath.Join(vm.dir, "in.tar"), filepath.Join(vm.dir, "out.tar")
 	return vm.run(script, func() error {
 		if err := command("tar", "-cf", in, "-C", filepath.Join(vm.dir, "out"), "script"); err != nil {
@@ -92,19 +102,21 @@ func (vm *VM) Boot(script string) (Result, error) {
 		if err := errors.Join(os.WriteFile(out, nil, 0o600), os.Truncate(out, 16*mebibyte)); err != nil {
 			return err
 		}
-		err := vm.watch(vmLimit, "qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-m", "1024",
+		err := vm.watch(vmLimit, append([]string{"qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-m", "1024",
 			"-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot", "-nic", "none",
-			"-kernel", vm.kernel, "-initrd", vm.initrd,
-			"-append", "root=/dev/vda rw console=ttyS0 quiet systemd.unit=multi-user.target systemd.log_color=0 "+vm.Command,
-			"-drive", "if=virtio,format=raw,file="+disk,
-			"-drive", "if=virtio,format=raw,readonly=on,file="+in,
-			"-drive", "if=virtio,format=raw,file="+out,
-			"-chardev", "socket,id=tpm,path="+vm.TPM.control(), "-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-tis,tpmdev=tpm")
+			"-drive", "if=virtio,format=raw,file=" + disk,
+			"-drive", "if=virtio,format=raw,readonly=on,file=" + in,
+			"-drive", "if=virtio,format=raw,file=" + out,
+			"-chardev", "socket,id=tpm,path=" + vm.TPM.control(), "-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-tis,tpmdev=tpm"}, start...)...)
 		if err != nil {
 			return err
 		}
 		return command("tar", "-xf", out, "-C", filepath.Join(vm.dir, "out"))
 	})
+}
+
+func (vm *VM) commandLine() string {
+	return "root=/dev/vda rw console=ttyS0 quiet systemd.unit=multi-user.target systemd.log_color=0 " + vm.Command
 }
 
 // makeDisk makes the disk of the root file system, at the first boot.
