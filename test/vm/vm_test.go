@@ -78,6 +78,14 @@ func tarball(t *testing.T) string {
 func newVM(t *testing.T, version int, tarball string) *machine.VM {
 	t.Helper()
 	vm, err := machine.NewVM(version)
+	prepare(t, vm, err, tarball)
+	return vm
+}
+
+// prepare installs what the tests need on a machine that has just been made, or
+// failed to be made.
+func prepare(t *testing.T, vm *machine.VM, err error, tarball string) {
+	t.Helper()
 	if errors.Is(err, machine.ErrNotSetUp) {
 		t.Skip(err)
 	}
@@ -92,7 +100,6 @@ func newVM(t *testing.T, version int, tarball string) *machine.VM {
 	if err := errors.Join(vm.Write("/etc/systemd/system/late-tpm.service", lateTPMUnit, 0o644), vm.Enable("late-tpm.service")); err != nil {
 		t.Fatal(err)
 	}
-	return vm
 }
 
 func closeAfter(t *testing.T, vm *machine.VM) {

@@ -1,0 +1,146 @@
+package vm
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"math/big"
+	"strings"
+	"testing"
+
+	"github.com/bootseal/bootseal/test/machine"
+)
+
+// unsealable prints what an administrator sees of a step-ca that did not start.
+const unsealable = `
+down
+section state; property ActiveState; property MainPID
+section status; systemctl status --lines=0 --full step-ca
+section check; bootseal check step-ca
+section inspect; bootseal inspect step-ca
+`
+
+// again seals the password again, and keeps the blob from before.
+const again = `
+cd /etc/credstore.encrypted
+cp -a step-ca /root/kept
+echo '` + password + `' | bootseal encrypt --unit=step-ca step-ca || exit
+systemctl reset-failed step-ca; systemctl restart step-ca || exit
+section sealed again; health
+`
+
+// media makes a host key on the root file system, which is not encrypted, and
+// then one on an encrypted one; systemd is asked about both, too.
+const media = `
+section plain; bootseal setup 2>&1
+section plain, systemd; systemd-creds setup 2>&1
+truncate -s 24M /root/luks
+cryptsetup() { echo secret | command cryptsetup --batch-mode --key-file=- "$@"; }
+cryptsetup luksFormat --pbkdf=pbkdf2 --pbkdf-force-iterations=1000 --luks2-keyslots-size=256k /root/luks || exit
+cryptsetup open /root/luks luks && mke2fs -q /dev/mapper/luks && mount /dev/mapper/luks /var/lib/systemd || exit
+section encrypted; bootseal setup 2>&1
+section encrypted, systemd; systemd-creds setup 2>&1
+mkdir -p /etc/bootseal
+echo '[[credential]]
+name = "x"
+[seal]
+key = "host"' >/etc/bootseal/x.service.toml
+section encrypted, check; bootseal check x
+rm /etc/bootseal/x.service.toml
+umount /var/lib/systemd && cryptsetup close luks
+`
+
+// TestMeasured starts a machine with Secure Boot, switches that off, and enrolls a
+// key of its owner (MOK).
+func TestMeasured(t *testing.T) {
+	t.Parallel()
+	vm, err := machine.NewUEFI()
+	prepare(t, vm, err, tarball(t))
+	out := boot(t, vm, `
+dpkg -i /root/bootseal.deb >/dev/null || exit
+section has-tpm2; bootseal has-tpm2
+section has-tpm2, systemd; systemd-analyze has-tpm2
+`+media+strings.Replace(seal, "pcrs = [7]", "pcrs = [7, 14]", 1)+report+`
+section check; bootseal check step-ca && echo ok
+`)
+	want(t, "has-tpm2", out["has-tpm2"], `yes
++firmware
++driver
++system
++subsystem
++libraries
+  +libtss2-esys.so.0
+  +libtss2-rc.so.0
+  +libtss2-mu.so.0`)
+	want(t, "has-tpm2 of systemd", out["has-tpm2, systemd"], out["has-tpm2"])
+	const warning = "Credential secret file '/var/lib/systemd/credential.secret' is not located on encrypted media, using anyway."
+	wantContains(t, "setup of systemd on a plain disk", out["plain, systemd"], warning)
+	wantContains(t, "setup on a plain disk", out["plain"], warning)
+	const made = "4096 byte credentials host key set up."
+	want(t, "setup of systemd on an encrypted disk", out["encrypted, systemd"], made)
+	want(t, "setup on an encrypted disk", out["encrypted"], made)
+	wantRow(t, out["encrypted, check"], "host key medium", "ok", "located on encrypted media")
+	wantRow(t, out["check"], "host key medium", "note", "not located on encrypted media")
+	wantRow(t, out["check"], "secure boot", "ok", "on")
+	healthy(t, "sealed", out)
+
+	healthy(t, "reboot", boot(t, vm, report))
+
+	if err := vm.SecureBoot(false); err != nil {
+		t.Fatal(err)
+	}
+	out = boot(t, vm, unsealable+again+"mv /root/kept step-ca\n")
+	moved(t, "without Secure Boot", out, "PCR 7")
+	wantRow(t, out["check"], "secure boot", "note", "off")
+	want(t, "sealed again without Secure Boot", out["sealed again"], "ok")
+
+	if err := errors.Join(vm.SecureBoot(true), vm.EnrollMOK(certificate(t, "An owner of machines"))); err != nil {
+		t.Fatal(err)
+	}
+	out = boot(t, vm, "section mok; mokutil --sb-state; mokutil --list-enrolled\n"+unsealable+again)
+	wantContains(t, "mokutil", out["mok"], "SecureBoot enabled", "An owner of machines")
+	moved(t, "with a MOK", out, "PCR 14")
+	want(t, "sealed again with a MOK", out["sealed again"], "ok")
+}
+
+// moved holds what unsealable has printed against a unit that did not start
+// because of a PCR.
+func moved(t *testing.T, when string, out map[string]string, pcr string) {
+	t.Helper()
+	want(t, when+", state", out["state"], "failed\n0")
+	words := "bound to PCRs 7, 14 of the sha256 bank, and since it was sealed another value is in " + pcr
+	wantContains(t, when+", systemctl status", out["status"], "/etc/credstore.encrypted/step-ca", words+";")
+	wantContains(t, when+", inspect", out["inspect"]+"\n", words+"\n")
+	wantRow(t, out["check"], "opens", "bad", words)
+}
+
+// wantRow looks for a row of "bootseal check".
+func wantRow(t *testing.T, table, check, verdict, found string) {
+	t.Helper()
+	for _, line := range strings.Split(table, "\n") {
+		_, rest, ok := strings.Cut(line, " "+check+" ")
+		rest, is := strings.CutPrefix(strings.TrimSpace(rest), verdict+" ")
+		if ok && is && strings.HasPrefix(strings.TrimSpace(rest), found) || ok && is && check == "opens" && strings.Contains(rest, found) {
+			return
+		}
+	}
+	t.Errorf("no row %q, %q, %q in:\n%s", check, verdict, found, table)
+}
+
+// certificate makes a certificate in DER.
+func certificate(t *testing.T, name string) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
