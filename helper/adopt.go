@@ -279,7 +279,7 @@ func (a *adoption) run(o *options, keep bool) error {
 	if err := a.write(); err != nil {
 		return err
 	}
-	if err := a.forward(keep); err != nil {
+	if err := a.forward(o, keep); err != nil {
 		return a.putBack(err)
 	}
 	fmt.Println("Keep a copy of each secret off this machine: once the TPM is cleared or replaced, a PCR that it is sealed to changes, or the disk is lost, it cannot be opened any more. These print them:")
@@ -325,7 +325,7 @@ func (a *adoption) write() error {
 	return atomicfile.Create(a.path(), append(text, '\n'), 0o600)
 }
 
-func (a *adoption) forward(keep bool) error {
+func (a *adoption) forward(o *options, keep bool) error {
 	for i := range a.Credentials {
 		c := &a.Credentials[i]
 		if err := makeStore(c.Blob); err != nil {
@@ -339,6 +339,7 @@ func (a *adoption) forward(keep bool) error {
 		if err != nil {
 			return err
 		}
+		o.notePCRs(c.Blob, c.text)
 		fmt.Printf("%s: sealed, %s, and opens\n", c.Blob, c.kind)
 	}
 	err := atomicfile.Create(a.policyPath(), a.policyText, 0o644)
