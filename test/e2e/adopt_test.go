@@ -89,13 +89,19 @@ section not adopted; try bootseal adopt --undo step-ca
 
 // testVariants adopts step-ca as distributions run it, with one password and three.
 func testVariants(t *testing.T, m *machine.Machine) {
+	key := "auto"
+	if m.Version == 252 {
+		// It leaves a session in the TPM for each credential that it opens, and
+		// a software TPM, which has no resource manager, holds three.
+		key = "host"
+	}
 	helpers := adoptHelpers + `
 unit=/etc/systemd/system/step-ca.service
 [ -e /root/upstream ] || cp $unit /root/upstream
 restart() { systemctl daemon-reload; systemctl restart step-ca; health || { systemctl status step-ca >&2; journalctl --boot --unit=step-ca -n 5 >&2; exit 1; }; }
 round() {
 	restart >/dev/null
-	section $1; try bootseal adopt step-ca; health; for file in $2; do ls $file && journalctl --boot --output=cat --lines=30 --unit=step-ca; done
+	section $1; try bootseal adopt --with-key=` + key + ` step-ca; health; for file in $2; do ls $file && journalctl --boot --output=cat --lines=30 --unit=step-ca; done
 	section $1 undone; try bootseal adopt --undo step-ca; health; stat --format='%a %U' $2
 }
 `
