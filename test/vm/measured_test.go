@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/bootseal/bootseal/test/machine"
 )
@@ -20,7 +21,6 @@ down
 section state; property ActiveState; property MainPID
 section status; systemctl status --lines=0 --full step-ca
 section check; bootseal check step-ca
-section inspect; bootseal inspect step-ca
 `
 
 // again seals the password again, and keeps the blob from before.
@@ -100,9 +100,10 @@ section check; bootseal check step-ca && echo ok
 	if err := errors.Join(vm.SecureBoot(true), vm.EnrollMOK(certificate(t, "An owner of machines"))); err != nil {
 		t.Fatal(err)
 	}
-	out = boot(t, vm, "section mok; mokutil --sb-state; mokutil --list-enrolled\n"+unsealable+again)
-	wantContains(t, "mokutil", out["mok"], "SecureBoot enabled", "An owner of machines")
+	out = boot(t, vm, "section mok; grep -ao 'An owner of machines' /sys/firmware/efi/efivars/MokListRT-*\n"+unsealable+again)
+	wantContains(t, "keys that shim passes on", out["mok"], "An owner of machines")
 	moved(t, "with a MOK", out, "PCR 14")
+	wantRow(t, out["check"], "secure boot", "ok", "on")
 	want(t, "sealed again with a MOK", out["sealed again"], "ok")
 }
 
@@ -113,17 +114,15 @@ func moved(t *testing.T, when string, out map[string]string, pcr string) {
 	want(t, when+", state", out["state"], "failed\n0")
 	words := "bound to PCRs 7, 14 of the sha256 bank, and since it was sealed another value is in " + pcr
 	wantContains(t, when+", systemctl status", out["status"], "/etc/credstore.encrypted/step-ca", words+";")
-	wantContains(t, when+", inspect", out["inspect"]+"\n", words+"\n")
-	wantRow(t, out["check"], "opens", "bad", words)
+	wantRow(t, out["check"], "opens", "bad", words+" ")
 }
 
 // wantRow looks for a row of "bootseal check".
 func wantRow(t *testing.T, table, check, verdict, found string) {
 	t.Helper()
 	for _, line := range strings.Split(table, "\n") {
-		_, rest, ok := strings.Cut(line, " "+check+" ")
-		rest, is := strings.CutPrefix(strings.TrimSpace(rest), verdict+" ")
-		if ok && is && strings.HasPrefix(strings.TrimSpace(rest), found) || ok && is && check == "opens" && strings.Contains(rest, found) {
+		_, rest, _ := strings.Cut(line, " "+check+" ")
+		if rest, ok := strings.CutPrefix(strings.TrimSpace(rest), verdict+" "); ok && strings.Contains(rest, found) {
 			return
 		}
 	}
@@ -137,7 +136,7 @@ func certificate(t *testing.T, name string) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now(), NotAfter: time.Now().AddDate(10, 0, 0)}
 	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
