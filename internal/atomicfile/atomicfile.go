@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -84,12 +85,78 @@ func inFolder(path string, write func(dir *os.File, base string) error) (err err
 	if path == "" || os.IsPathSeparator(path[len(path)-1]) || base == "." || base == ".." {
 		return errors.New("not the path of a file")
 	}
-	dir, err := os.OpenFile(filepath.Dir(path), os.O_RDONLY|unix.O_DIRECTORY, 0)
+	dir, err := openFolder(filepath.Dir(path))
 	if err != nil {
-		return errors.Unwrap(err)
+		return err
 	}
 	defer dir.Close()
 	return write(dir, base)
+}
+
+// ErrLink says that the way to a file leads through a link that is not followed.
+var ErrLink = errors.New("a symbolic link on the way belongs to neither root nor the caller, who could make it lead anywhere")
+
+// openFolder opens a folder. Links on the way are followed if they are root's or
+// the caller's: of another user, who may own a folder above, they are a trap.
+func openFolder(path string) (*os.File, error) {
+	const maxLinks = 40 // path_resolution(7)
+	start := func(path string) string {
+		if filepath.IsAbs(path) {
+			return "/"
+		}
+		return "."
+	}
+	rest, links := strings.Split(path, "/"), 0
+	dir, err := openat(unix.AT_FDCWD, start(path), unix.O_PATH)
+	for err == nil && len(rest) > 0 {
+		var next int
+		var target string
+		if rest[0] == "" {
+			rest[0] = "."
+		}
+		if next, err = openat(dir, rest[0], unix.O_PATH|unix.O_NOFOLLOW); err != nil {
+			break
+		}
+		rest = rest[1:]
+		switch target, err = linkTarget(next); {
+		case err != nil || target == "":
+		case links == maxLinks:
+			err = unix.ELOOP
+		default:
+			links++
+			rest = append(strings.Split(target, "/"), rest...)
+			unix.Close(next)
+			next, err = openat(dir, start(target), unix.O_PATH)
+		}
+		unix.Close(dir)
+		dir = next
+	}
+	if dir >= 0 {
+		defer unix.Close(dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	fd, err := openat(dir, ".", unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// linkTarget returns what a link says that may be followed, and nothing for what
+// is no link.
+func linkTarget(fd int) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		return "", err
+	}
+	if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+		return "", ErrLink
+	}
+	target := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(fd, "", target)
+	return string(target[:max(n, 0)]), err
 }
 
 func write(dir *os.File, base string, data []byte, mode fs.FileMode, prepare func(*os.File) error, place func(dir int, tmp, base string) error) (err error) {
@@ -128,14 +195,19 @@ func write(dir *os.File, base string, data []byte, mode fs.FileMode, prepare fun
 }
 
 func openTemporary(dir int, name string) (*os.File, error) {
-	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
+	fd, err := openat(dir, name, flags)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+func openat(dir int, name string, flags int) (int, error) {
 	for {
-		fd, err := unix.Openat(dir, name, flags, 0o600)
-		if err == nil {
-			return os.NewFile(uintptr(fd), name), nil
-		}
+		fd, err := unix.Openat(dir, name, flags|unix.O_CLOEXEC, 0o600)
 		if err != unix.EINTR {
-			return nil, err
+			return fd, err
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -162,5 +163,46 @@ func TestCreateIn(t *testing.T) {
 	}
 	if all := append(names(t, other), names(t, moved)...); len(all) != 1 {
 		t.Errorf("left behind: %q", all)
+	}
+}
+
+// TestFolderLinks: a user who owns a folder above must not lead the file elsewhere.
+func TestFolderLinks(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to make links of another user")
+	}
+	const stranger = 65534
+	dir := t.TempDir()
+	real := filepath.Join(dir, "real")
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.MkdirAll(filepath.Join(real, "sub"), 0o755))
+	for link, target := range map[string]string{
+		"absolute": real, "relative": "./real/sub//../", "chain": "relative/../absolute", "trap": real, "through": "trap/sub",
+		"loop": "loop", "nowhere": "nosuch", "file": "real/plain",
+	} {
+		must(os.Symlink(target, filepath.Join(dir, link)))
+	}
+	must(os.WriteFile(filepath.Join(real, "plain"), nil, 0o644))
+	must(os.Lchown(filepath.Join(dir, "trap"), stranger, stranger))
+	t.Chdir(dir)
+	for path, want := range map[string]error{
+		filepath.Join(dir, "absolute/a"): nil, "relative/b": nil, "chain/c": nil, "real/../real/d": nil, "chain/sub/e": nil,
+		"trap/f": ErrLink, filepath.Join(dir, "trap/sub/f"): ErrLink, "through/f": ErrLink,
+		"loop/f": unix.ELOOP, "nowhere/f": fs.ErrNotExist, "file/f": unix.ENOTDIR,
+	} {
+		if err := Write(path, []byte("new"), 0o600); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", path, err, want)
+		}
+	}
+	if all := names(t, real); !slices.Equal(all, []string{"a", "b", "c", "d", "plain", "sub"}) {
+		t.Errorf("written: %q", all)
+	}
+	if all := names(t, filepath.Join(real, "sub")); !slices.Equal(all, []string{"e"}) {
+		t.Errorf("written in the folder below: %q", all)
 	}
 }
