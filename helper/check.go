@@ -72,11 +72,11 @@ func check(args []string) error {
 	flags.StringVar(&c.signature, "tpm2-signature", "", "")
 	metrics := flags.String("metrics", "", "")
 	if err := parseTableFlags(flags, format, args); err != nil {
-		return err
+		return notLooked(err)
 	}
 	for _, name := range flags.Args() {
 		if err := policy.CheckUnit(unitName(name)); err != nil {
-			return usageError{err}
+			return notLooked(usageError{err})
 		}
 	}
 	defer c.close()
@@ -88,14 +88,22 @@ func check(args []string) error {
 	c.units(flags.Args())
 	c.machine(version)
 	if err := c.table().Print(os.Stdout, *format); err != nil {
-		return err
+		return notLooked(err)
 	}
 	if *metrics != "" {
 		if err := atomicfile.Write(*metrics, c.metrics(), 0o644); err != nil {
-			return fmt.Errorf("writing the metrics: %w", err)
+			return notLooked(fmt.Errorf("writing the metrics: %w", err))
 		}
 	}
 	return c.status()
+}
+
+// notLooked reports an error whose own status would say what is not known.
+func notLooked(err error) error {
+	if report(err) == 0 {
+		return nil
+	}
+	return statusError(statusUnknown)
 }
 
 // units checks those of that name, or all that have a policy.

@@ -95,11 +95,11 @@ func Digests(t transport.TPM, b *credential.Blob) (digests []byte, err error) {
 
 // Since returns e, the error of opening b, with a Reason that says which PCRs have
 // changed, given their [Digests] when b was sealed. It is e itself if they are not
-// those.
+// those, or if there is but one.
 func (e *PolicyError) Since(b *credential.Blob, digests []byte) *PolicyError {
 	h := b.TPM2
 	pcrs := credential.PCRs(h.PCRMask)
-	if e.now == nil || len(digests) == 0 || len(digests) != len(pcrs)*bankSize(h.PCRBank) {
+	if e.now == nil || len(pcrs) < 2 || len(digests) != len(pcrs)*bankSize(h.PCRBank) {
 		return e
 	}
 	var signer *signer
