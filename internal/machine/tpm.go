@@ -42,10 +42,11 @@ const (
 
 	// connectTime, commandTime and createTime bound one exchange with the TPM;
 	// a kernel device waits for ever otherwise. A key takes the slowest chips
-	// known about a minute (RSA), anything else less than two seconds.
+	// known about a minute (RSA), anything else less than two seconds. systemd gives
+	// a unit 90 s to start by default; before that the hook has to say why not.
 	connectTime = 5 * time.Second
 	commandTime = 30 * time.Second
-	createTime  = 2 * time.Minute
+	createTime  = 75 * time.Second
 	// driverTime bounds the wait for the kernel's driver.
 	driverTime = 30 * time.Second
 )
