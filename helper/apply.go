@@ -132,7 +132,7 @@ func (m *manager) settles(unit string) error {
 }
 
 // loaded lists the units that a policy is for: for a template, its instances that
-// systemd has and that have no policy of their own.
+// systemd has and that are not among all themselves.
 func (m *manager) loaded(file policy.File, all []policy.File) ([]string, error) {
 	prefix, ok := strings.CutSuffix(file.Unit, "@.service")
 	if !ok {
@@ -158,7 +158,12 @@ func apply(args []string) error {
 	if err := parseFlags(flags, args); err != nil {
 		return err
 	}
+	planner, err := units.NewPlanner("/")
+	if err != nil {
+		return err
+	}
 	files, err := covered(root.Dir("/"), flags.Args())
+	files = planner.Files(files)
 	var gone []policy.File
 	if flags.NArg() == 0 {
 		gone = withoutPolicy(files)
@@ -171,10 +176,6 @@ func apply(args []string) error {
 		return err
 	}
 	defer m.close()
-	planner, err := units.NewPlanner("/")
-	if err != nil {
-		return err
-	}
 	// What is there now has to be seen before systemd is told to reload.
 	plans := make([]units.Plan, len(files))
 	changed := make([]bool, len(files))
@@ -183,6 +184,7 @@ func apply(args []string) error {
 		changed[i] = !inForce(plans[i])
 	}
 	all, _ := policy.Find("/")
+	all = planner.Files(all)
 	if err := m.reload(); err != nil {
 		return err
 	}
