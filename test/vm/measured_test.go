@@ -58,7 +58,7 @@ umount /var/lib/systemd && cryptsetup close luks
 func TestMeasured(t *testing.T) {
 	t.Parallel()
 	vm, err := machine.NewUEFI()
-	prepare(t, vm, err, tarball(t))
+	prepare(t, vm, err)
 	out := boot(t, vm, `
 dpkg -i /root/bootseal.deb >/dev/null || exit
 section has-tpm2; bootseal has-tpm2

@@ -11,8 +11,7 @@ import (
 // blob, the policy and the TPM stay, and the first boot is a healthy one.
 func TestUpgrade(t *testing.T) {
 	t.Parallel()
-	source := tarball(t)
-	vm := newVM(t, 247, source)
+	vm := newVM(t, 247)
 	timedUnits(t, vm)
 	out := boot(t, vm, bootStamps+`
 dpkg -i /root/bootseal.deb >/dev/null || exit
@@ -28,7 +27,7 @@ dpkg -i /root/bootseal.deb >/dev/null || exit
 		{252, "LoadCredentialEncrypted=step-ca:/etc/credstore.encrypted/step-ca"},
 		{247, "ExecStartPre=+/usr/bin/bootseal unseal --unit=%n --user=step step-ca:/etc/credstore.encrypted/step-ca"},
 	} {
-		vm = replace(t, vm, step.version, source)
+		vm = replace(t, vm, step.version)
 		out := boot(t, vm, bootStamps+report+blob+startStamps)
 		healthy(t, "replaced", out)
 		wantContains(t, "delivery", out["delivery"], step.delivery)
@@ -49,14 +48,14 @@ section version; systemctl --version
 
 // replace gives the machine another operating system, with
 // the package for it.
-func replace(t *testing.T, vm *machine.VM, version int, source string) *machine.VM {
+func replace(t *testing.T, vm *machine.VM, version int) *machine.VM {
 	t.Helper()
 	successor, err := vm.Replace(version)
 	if err != nil {
 		t.Fatal(err)
 	}
 	closeAfter(t, successor)
-	addPackage(t, successor, source)
+	addPackage(t, successor)
 	if out, err := exec.Command("chroot", successor.Root, "dpkg", "-i", "/root/bootseal.deb").CombinedOutput(); err != nil {
 		t.Fatalf("installing the package: %v: %s", err, out)
 	}

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/bootseal/bootseal/test/machine"
@@ -65,26 +67,41 @@ ExecStart=/sbin/modprobe tpm_tis
 `
 )
 
-// tarball is the source as a release has it.
-func tarball(t *testing.T) string {
-	t.Helper()
-	path, err := machine.Dist(t.TempDir())
+// debs builds the package of each suite from the tarball of a release, once for all
+// tests, and says where it is.
+var debs = map[int]func() (string, error){}
+
+func TestMain(m *testing.M) {
+	folder, err := os.MkdirTemp("", "bootseal-vm-")
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
-	return path
+	tarball := sync.OnceValues(func() (string, error) { return machine.Dist(folder) })
+	for _, version := range machine.VMVersions {
+		debs[version] = sync.OnceValues(func() (string, error) {
+			source, err := tarball()
+			if err != nil {
+				return "", err
+			}
+			deb, _, err := machine.BuildDeb(version, source, filepath.Join(folder, fmt.Sprint(version)))
+			return deb, err
+		})
+	}
+	status := m.Run()
+	os.RemoveAll(folder)
+	os.Exit(status)
 }
 
-func newVM(t *testing.T, version int, tarball string) *machine.VM {
+func newVM(t *testing.T, version int) *machine.VM {
 	t.Helper()
 	vm, err := machine.NewVM(version)
-	prepare(t, vm, err, tarball)
+	prepare(t, vm, err)
 	return vm
 }
 
 // prepare installs what the tests need on a machine that has just been made, or
 // failed to be made.
-func prepare(t *testing.T, vm *machine.VM, err error, tarball string) {
+func prepare(t *testing.T, vm *machine.VM, err error) {
 	t.Helper()
 	if errors.Is(err, machine.ErrNotSetUp) {
 		t.Skip(err)
@@ -96,7 +113,7 @@ func prepare(t *testing.T, vm *machine.VM, err error, tarball string) {
 	if err := vm.InstallStepCA(password + "\n"); err != nil {
 		t.Fatal(err)
 	}
-	addPackage(t, vm, tarball)
+	addPackage(t, vm)
 	if err := errors.Join(vm.Write("/etc/systemd/system/late-tpm.service", lateTPMUnit, 0o644), vm.Enable("late-tpm.service")); err != nil {
 		t.Fatal(err)
 	}
@@ -111,9 +128,9 @@ func closeAfter(t *testing.T, vm *machine.VM) {
 }
 
 // addPackage puts the package for the machine's suite into /root.
-func addPackage(t *testing.T, vm *machine.VM, tarball string) {
+func addPackage(t *testing.T, vm *machine.VM) {
 	t.Helper()
-	deb, _, err := machine.BuildDeb(vm.Version, tarball, t.TempDir())
+	deb, err := debs[vm.Version]()
 	if errors.Is(err, machine.ErrNotSetUp) {
 		t.Skip(err)
 	}
@@ -180,11 +197,10 @@ func healthy(t *testing.T, when string, out map[string]string) {
 }
 
 func TestReboot(t *testing.T) {
-	source := tarball(t)
 	for _, version := range machine.VMVersions {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
-			vm := newVM(t, version, source)
+			vm := newVM(t, version)
 			out := boot(t, vm, `
 section before; health
 section install; dpkg -i /root/bootseal.deb >/dev/null && echo ok
