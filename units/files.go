@@ -81,7 +81,7 @@ func (u *Unit) fileOf(c command, value string) (string, error) {
 // expandAll is expand for a value in which no other specifier may be.
 func (u *Unit) expandAll(value string) (string, error) {
 	if strings.Contains(u.expand(strings.ReplaceAll(value, "%%", "")), "%") {
-		return "", errors.New("a path with a specifier that does not follow from the unit's name; write it out in the unit")
+		return "", errors.New("a path with a specifier whose value is not known before the unit starts; write it out in the unit")
 	}
 	return u.expand(value), nil
 }
