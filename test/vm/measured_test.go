@@ -16,9 +16,7 @@ import (
 )
 
 // unsealable prints what an administrator sees of a step-ca that did not start.
-const unsealable = `
-down
-section state; property ActiveState; property MainPID
+const unsealable = refused + `
 section status; systemctl status --lines=0 --full step-ca
 section check; bootseal check step-ca
 `
@@ -111,7 +109,7 @@ section check; bootseal check step-ca && echo ok
 // because of a PCR.
 func moved(t *testing.T, when string, out map[string]string, pcr string) {
 	t.Helper()
-	want(t, when+", state", out["state"], "failed\n0")
+	wantRefused(t, when, out)
 	words := "bound to PCRs 7, 14 of the sha256 bank, and since it was sealed another value is in " + pcr
 	wantContains(t, when+", systemctl status", out["status"], "/etc/credstore.encrypted/step-ca", words+";")
 	wantRow(t, out["check"], "opens", "bad", words+" ")
