@@ -29,7 +29,7 @@ func TestInstances(t *testing.T) {
 for name in plain own naked; do
 	touch /bootseal-test/out/app@$name.service
 	systemctl start app@$name
-	for i in $(seq 50); do [ -s /bootseal-test/out/app@$name.service ] && break; sleep 0.1; done
+	for i in $(seq 50); do grep -q sealed /bootseal-test/out/app@$name.service && break; sleep 0.1; done
 	section $name; sed 's,/run/[^ ]*/token,CREDENTIAL,' /bootseal-test/out/app@$name.service
 done
 section status; systemctl status --full app@naked
