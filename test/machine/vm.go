@@ -16,7 +16,7 @@ var VMVersions = []int{247, 252, 257}
 
 // vmLimit bounds one boot of a virtual machine, script and power-off together.
 // Most take half a minute, as they are emulated and not virtualized.
-const vmLimit = 6 * time.Minute
+const vmLimit = 15 * time.Minute
 
 // VM is a virtual machine, switched off: QEMU with a disk of its own, Debian's
 // kernel and initrd, and a TPM that the kernel finds. Root is what the disk is
@@ -77,7 +77,7 @@ ExecStopPost=/bin/systemctl poweroff --no-block
 
 const mebibyte = 1 << 20
 
-// Boot is [Machine.Boot] in the virtual machine; the limit is six minutes.
+// Boot is [Machine.Boot] in the virtual machine; the limit is fifteen minutes.
 func (vm *VM) Boot(script string) (Result, error) {
 	disk := filepath.Join(vm.dir, "disk")
 	if err := vm.makeDisk(disk); err != nil {
