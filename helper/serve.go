@@ -309,11 +309,23 @@ func checkPeer(conn *net.UnixConn, unit string) error {
 	}
 	// If it lives, what has been looked at is it and not one that came after it
 	// with the same number.
-	ended, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
-	if err == nil && ended != 0 {
+	gone, err := ended(pidfd)
+	if err == nil && gone {
 		err = fmt.Errorf("the peer, process %d, has ended", cred.Pid)
 	}
 	return err
+}
+
+// ended tells whether a process has ended, of which pidfd is a descriptor.
+func ended(pidfd int) (bool, error) {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
+		// The Go runtime sends itself signals, which interrupt even a poll that
+		// does not wait, and SA_RESTART does not help: signal(7).
+		if err != unix.EINTR {
+			return n != 0, err
+		}
+	}
 }
 
 // inUnit makes sure that a process belongs to the control group that systemd has

@@ -7,8 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/bootseal/bootseal/internal/atomicfile"
 	"github.com/bootseal/bootseal/internal/root"
@@ -195,6 +200,35 @@ sysread(STDIN, my $end, 1);`, l.Addr().String())
 	if err := checkPeer(conn, "a.service"); err == nil || strings.Contains(err.Error(), "control group of a.service") {
 		t.Errorf("%v; want that the peer is gone", err)
 	}
+}
+
+// The Go runtime interrupts its own threads at any time.
+func TestEndedInterrupted(t *testing.T) {
+	pidfd, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	thread := unix.Gettid()
+	var done atomic.Bool
+	var stopped sync.WaitGroup
+	stopped.Add(1)
+	go func() {
+		defer stopped.Done()
+		for !done.Load() {
+			_ = unix.Tgkill(os.Getpid(), thread, unix.SIGURG)
+		}
+	}()
+	for range 20000 {
+		if gone, err := ended(pidfd); gone || err != nil {
+			t.Errorf("got %v, %v; this process has not ended", gone, err)
+			break
+		}
+	}
+	done.Store(true)
+	stopped.Wait()
 }
 
 // More connections than one batch are all taken, none is lost.
