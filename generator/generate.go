@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/bootseal/bootseal/internal/atomicfile"
 	"github.com/bootseal/bootseal/internal/root"
@@ -39,14 +41,20 @@ var errUnfinished = errors.New("bootseal-generator did not finish; run \"systemc
 // All units are blocked before anything is read that could be the end of the
 // generator: what it leaves behind then keeps them from starting.
 func generate(dir root.Dir, normal string, log *logger) bool {
+	out, err := os.Open(normal) // the way there is walked once
+	if err != nil {
+		log.print(levelError, fmt.Sprintf("opening the folder for drop-ins: %v", err))
+		return false
+	}
+	defer out.Close()
 	files, errs := policy.Find(dir)
-	errs = append(errs, blockAll(normal, files)...)
+	errs = append(errs, blockAll(out, files)...)
 	if len(files) > 0 {
 		planner, err := units.NewPlanner(dir)
 		if err == nil {
 			files = planner.Files(files)
 		}
-		for i, o := range putAll(normal, files, planner, err) {
+		for i, o := range putAll(out, files, planner, err) {
 			switch err := o.plan.Err; {
 			case err == nil:
 			case errors.Is(err, units.ErrMasked), errors.Is(err, units.ErrNotFound):
@@ -65,25 +73,55 @@ func generate(dir root.Dir, normal string, log *logger) bool {
 
 // blockAll keeps the units of all policies from starting, and those that are none
 // of theirs from being taken for one.
-func blockAll(normal string, files []policy.File) (errs []error) {
+func blockAll(out *os.File, files []policy.File) []error {
 	pending := units.Pending(errUnfinished)
-	first := "" // of which the others are links: there may be thousands
-	for _, file := range files {
-		d := units.DropIn{Unit: file.Unit, Name: units.DropInName, Text: pending}
-		path := filepath.Join(normal, d.Unit+".d", d.Name)
-		switch {
-		case file.Masked:
-		case first == "":
-			first = path
-		case os.Mkdir(filepath.Dir(path), 0o755) == nil && os.Link(first, path) == nil:
-			continue
-		}
-		if file.Masked {
-			d = units.Block(file, nil).DropIns[0]
-		}
-		errs = append(errs, writeDropIns(normal, []units.DropIn{d})...)
+	// There may be thousands: all are links of the first.
+	first := slices.IndexFunc(files, func(f policy.File) bool { return !f.Masked })
+	block := func(i int) []error {
+		return writeDropIns(out, []units.DropIn{{Unit: files[i].Unit, Name: units.DropInName, Text: pending}})
 	}
-	return append(errs, writeDropIns(normal, units.Siblings(files))...)
+	errs := make([][]error, len(files)+1)
+	if first >= 0 {
+		errs[first] = block(first)
+	}
+	each(len(files), func(i int) {
+		switch {
+		case i == first:
+		case files[i].Masked:
+			errs[i] = writeDropIns(out, units.Block(files[i], nil).DropIns)
+		case link(out, files[first].Unit, files[i].Unit) != nil:
+			errs[i] = block(i)
+		}
+	})
+	errs[len(files)] = writeDropIns(out, units.Siblings(files))
+	return slices.Concat(errs...)
+}
+
+// link gives a unit that has none the drop-in of another one.
+func link(out *os.File, from, to string) error {
+	fd := int(out.Fd())
+	if err := unix.Mkdirat(fd, to+".d", 0o755); err != nil {
+		return err
+	}
+	return unix.Linkat(fd, from+".d/"+units.DropInName, fd, to+".d/"+units.DropInName, 0)
+}
+
+// each calls do with 0 to count-1, as many at a time as there are processors.
+func each(count int, do func(i int)) {
+	var (
+		workers sync.WaitGroup
+		next    atomic.Int64
+	)
+	for range runtime.GOMAXPROCS(0) {
+		workers.Add(1)
+		go func() {
+			defer workers.Done()
+			for i := int(next.Add(1) - 1); i < count; i = int(next.Add(1) - 1) {
+				do(i)
+			}
+		}()
+	}
+	workers.Wait()
 }
 
 // outcome is what came of one policy.
@@ -92,31 +130,20 @@ type outcome struct {
 	errs []error // of writing it
 }
 
-// putAll puts the policies into force, as many at a time as there are processors.
-// Without a planner it blocks their units for that reason.
-func putAll(normal string, files []policy.File, planner *units.Planner, reason error) []outcome {
+// putAll puts the policies into force. Without a planner it blocks their units for
+// that reason.
+func putAll(out *os.File, files []policy.File, planner *units.Planner, reason error) []outcome {
 	all := make([]outcome, len(files))
-	var (
-		workers sync.WaitGroup
-		last    atomic.Int64
-	)
-	for range runtime.GOMAXPROCS(0) {
-		workers.Add(1)
-		go func() {
-			defer workers.Done()
-			for i := last.Add(1) - 1; i < int64(len(files)); i = last.Add(1) - 1 {
-				o := &all[i]
-				if reason != nil {
-					o.plan = units.Block(files[i], reason)
-				} else {
-					o.plan = planned(planner, files[i])
-				}
-				o.errs = writeDropIns(normal, o.plan.DropIns)
-				o.plan.DropIns = nil
-			}
-		}()
-	}
-	workers.Wait()
+	each(len(files), func(i int) {
+		o := &all[i]
+		if reason != nil {
+			o.plan = units.Block(files[i], reason)
+		} else {
+			o.plan = planned(planner, files[i])
+		}
+		o.errs = writeDropIns(out, o.plan.DropIns)
+		o.plan.DropIns = nil
+	})
 	return all
 }
 
@@ -131,14 +158,25 @@ func planned(planner *units.Planner, file policy.File) (plan units.Plan) {
 	return planner.Plan(file)
 }
 
-func writeDropIns(normal string, dropIns []units.DropIn) (errs []error) {
+func writeDropIns(out *os.File, dropIns []units.DropIn) (errs []error) {
 	for _, d := range dropIns {
-		folder := filepath.Join(normal, d.Unit+".d")
-		if err := os.Mkdir(folder, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-			errs = append(errs, fmt.Errorf("making the drop-in folder: %w", err))
-		} else if err := atomicfile.Write(filepath.Join(folder, d.Name), []byte(d.Text), 0o644); err != nil {
-			errs = append(errs, fmt.Errorf("writing the drop-in for %s: %w", d.Unit, err))
+		if err := writeDropIn(out, d); err != nil {
+			errs = append(errs, fmt.Errorf("writing the drop-in for %s into %s: %w", d.Unit, out.Name(), err))
 		}
 	}
 	return errs
+}
+
+func writeDropIn(out *os.File, d units.DropIn) error {
+	name := d.Unit + ".d"
+	if err := unix.Mkdirat(int(out.Fd()), name, 0o755); err != nil && err != unix.EEXIST {
+		return fmt.Errorf("making the drop-in folder: %w", err)
+	}
+	fd, err := unix.Openat(int(out.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("opening the drop-in folder: %w", err)
+	}
+	folder := os.NewFile(uintptr(fd), name)
+	defer folder.Close()
+	return atomicfile.WriteIn(folder, d.Name, []byte(d.Text), 0o644)
 }

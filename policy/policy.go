@@ -149,7 +149,6 @@ type File struct {
 	Unit   string
 	Path   string
 	Masked bool
-	empty  bool // which masks, if there is something to mask
 }
 
 // Find lists the policy files that are in force, sorted by unit. What cannot be
@@ -180,9 +179,8 @@ func Find(dir root.Dir) ([]File, []error) {
 			if !seen {
 				file = File{Unit: unit, Path: path}
 				file.Masked = entry.Type()&fs.ModeSymlink != 0 && dir.IsDevNull(path)
-				file.empty = dir.IsEmpty(path)
-			} else if file.empty {
-				file.Masked = true
+			} else if !file.Masked {
+				file.Masked = dir.IsEmpty(file.Path)
 			}
 			found[unit] = file
 		}

@@ -21,10 +21,13 @@ import (
 // link is replaced, not followed. On any error the old file is untouched and
 // nothing is left beside it.
 func Write(path string, data []byte, mode fs.FileMode) error {
-	return inFolder(path, func(dir *os.File, base string) error {
-		return write(dir, base, data, mode, none, func(dir int, tmp, base string) error {
-			return unix.Renameat(dir, tmp, dir, base)
-		})
+	return inFolder(path, func(dir *os.File, base string) error { return WriteIn(dir, base, data, mode) })
+}
+
+// WriteIn is Write for a file in a folder that is open.
+func WriteIn(dir *os.File, base string, data []byte, mode fs.FileMode) error {
+	return write(dir, base, data, mode, none, func(dir int, tmp, base string) error {
+		return unix.Renameat(dir, tmp, dir, base)
 	})
 }
 

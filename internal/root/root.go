@@ -88,22 +88,16 @@ func (d Dir) Readlink(dir, base string) (string, error) {
 // IsNull tells whether name is an empty file or leads to a device: how systemd
 // marks a unit file or drop-in as masked.
 func (d Dir) IsNull(name string) bool {
-	if d.IsDevNull(name) || d.IsEmpty(name) {
-		return true
-	}
-	st, err := d.stat(name)
-	return err == nil && st.Mode()&fs.ModeDevice != 0
+	path, st := d.stat(name)
+	return d.isDevNull(path) || st != nil && (st.Mode()&fs.ModeDevice != 0 || isEmpty(st))
 }
 
 // IsDevNull tells whether name leads to /dev/null. The tree of an image has no
 // devices, so there the name is enough.
 func (d Dir) IsDevNull(name string) bool {
-	if path, err := d.Path(name); err == nil && path == filepath.Join(string(d), "/dev/null") {
-		return true
-	}
-	st, err := d.stat(name)
-	if err != nil || st.Mode()&fs.ModeCharDevice == 0 {
-		return false
+	path, st := d.stat(name)
+	if d.isDevNull(path) || st == nil || st.Mode()&fs.ModeCharDevice == 0 {
+		return d.isDevNull(path)
 	}
 	sys, ok := st.Sys().(*syscall.Stat_t)
 	return ok && sys.Rdev == unix.Mkdev(1, 3)
@@ -111,14 +105,23 @@ func (d Dir) IsDevNull(name string) bool {
 
 // IsEmpty tells whether name is a file of zero bytes.
 func (d Dir) IsEmpty(name string) bool {
-	st, err := d.stat(name)
-	return err == nil && st.Mode().IsRegular() && st.Size() == 0
+	_, st := d.stat(name)
+	return st != nil && isEmpty(st)
 }
 
-func (d Dir) stat(name string) (fs.FileInfo, error) {
+func (d Dir) isDevNull(path string) bool { return path == filepath.Join(string(d), "/dev/null") }
+
+func isEmpty(st fs.FileInfo) bool { return st.Mode().IsRegular() && st.Size() == 0 }
+
+// stat returns where name leads, "" if nowhere, and what is there, nil if nothing.
+func (d Dir) stat(name string) (string, fs.FileInfo) {
 	path, err := d.Path(name)
 	if err != nil {
-		return nil, err
+		return "", nil
 	}
-	return os.Stat(path)
+	st, err := os.Stat(path)
+	if err != nil {
+		return path, nil
+	}
+	return path, st
 }
