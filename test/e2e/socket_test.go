@@ -132,9 +132,10 @@ true
 	wantContains(t, "journal of the server", out["journal"], "step-ca.service: refusing credential step-ca: the peer, process ", "refusing a connection: the peer's address")
 }
 
-// TestManyUnits starts fifty units with two credentials each at once.
+// TestManyUnits starts fifty units with two credentials each at once, and some
+// of them one after the other.
 func TestManyUnits(t *testing.T) {
-	const count = 50
+	const count, inTurn = 50, 10
 	for _, version := range []int{252, 257, 262} {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
@@ -155,11 +156,10 @@ func TestManyUnits(t *testing.T) {
 for name in one two; do printf %s "secret $name" | bootseal encrypt --with-key=tpm2 - /etc/credstore.encrypted/$name || exit; done
 systemctl enable early
 `)
-			const script = `
-units=$(echo many@{1..50}.service)
+			script := fmt.Sprintf("units=$(echo many@{1..%d}.service)\nfirst=$(echo many@{1..%d}.service)\n", count, inTurn) + `
 stamp() { date +%s%3N; }
 begin=$(stamp)
-for unit in $units; do systemctl start $unit; done
+for unit in $first; do systemctl start $unit; done
 section in turn; echo $(($(stamp) - begin))
 section started in turn; systemctl list-units --plain --no-legend --state=active 'many@*' | wc -l
 section setting; systemctl cat many@1.service
@@ -174,7 +174,7 @@ true
 			native := boot(t, m, script)
 			withoutTSS(t, m)
 			socket := boot(t, m, script+`
-systemctl stop $units
+systemctl stop $first
 begin=$(stamp)
 systemctl start $units
 section at once; echo $(($(stamp) - begin))
@@ -195,10 +195,10 @@ true
 			for _, out := range []map[string]string{native, socket} {
 				wantContains(t, "a blob of another name", out["wrong name"], "failed\n/etc/credstore.encrypted/one: credential is for another name")
 			}
-			want(t, "native, started in turn", native["started in turn"], fmt.Sprint(count))
+			want(t, "native, started in turn", native["started in turn"], fmt.Sprint(inTurn))
 			want(t, "unit in early boot, native", native["early"], "active")
 			want(t, "unit in early boot", socket["early"], "active\nunseal.sock")
-			want(t, "started in turn", socket["started in turn"], fmt.Sprint(count))
+			want(t, "started in turn", socket["started in turn"], fmt.Sprint(inTurn))
 			want(t, "started", socket["started"], fmt.Sprint(count))
 			want(t, "failed", socket["failed"], "")
 			// Some get it, some do not start, none starts with another.
@@ -208,7 +208,7 @@ true
 			if !strings.Contains(socket["setting"], "unseal.sock") {
 				t.Errorf("not over the socket:\n%s", socket["setting"])
 			}
-			t.Logf("measured: systemd %d: %d units with two credentials each: in turn %s ms over the socket, %s ms native; at once %s ms over the socket", version, count, socket["in turn"], native["in turn"], socket["at once"])
+			t.Logf("measured: systemd %d: units with two credentials each: %d in turn %s ms over the socket, %s ms native; %d at once %s ms over the socket", version, inTurn, socket["in turn"], native["in turn"], count, socket["at once"])
 		})
 	}
 }

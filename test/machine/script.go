@@ -8,9 +8,9 @@ import "strings"
 const Script = `section() { echo; echo "=== $*"; }
 property() { systemctl show --property="$1" --value "${2:-step-ca.service}"; }
 down() {
-	for _ in $(seq 900); do
+	for _ in $(seq 300); do
 		case $(property ActiveState) in failed|inactive) return;; esac
-		sleep 0.1
+		sleep 0.3
 	done
 }
 `

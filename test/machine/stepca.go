@@ -13,7 +13,8 @@ import (
 const Health = `health() {
 	local end=$((SECONDS + ${patience:-10}))
 	while [ $SECONDS -lt $end ]; do
-		STEPPATH=/root/.step step ca health --ca-url https://127.0.0.1:8443 --root /etc/step-ca/certs/root_ca.crt 2>/dev/null && return 0
+		(: </dev/tcp/127.0.0.1/8443) 2>/dev/null && # step takes a hundred times as long to find that out
+			STEPPATH=/root/.step step ca health --ca-url https://127.0.0.1:8443 --root /etc/step-ca/certs/root_ca.crt 2>/dev/null && return 0
 		sleep 0.1
 	done
 	return 1
