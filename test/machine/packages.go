@@ -91,10 +91,12 @@ func BuildArch(version int, tarball, folder string) (packages [2]string, err err
 cp "$1" /tmp/arch
 cd /tmp/arch
 tar -xf "$1" --wildcards --strip-components=3 '*/packaging/arch/*'
-for release in 1 2; do
-	sed -i "s/^pkgrel=.*/pkgrel=$release/" PKGBUILD
-	PKGDEST=/srv PKGEXT=.pkg.tar unshare --map-user=1 --map-group=1 makepkg --nodeps --cleanbuild
-done`)
+package() {
+	sed -i "s/^pkgrel=.*/pkgrel=$1/" PKGBUILD
+	PKGDEST=/srv PKGEXT=.pkg.tar unshare --map-user=1 --map-group=1 makepkg --nodeps "$2"
+}
+package 1 --cleanbuild
+package 2 --repackage # of what was built`)
 	if err != nil {
 		return packages, err
 	}
