@@ -10,18 +10,19 @@ import (
 // maxMountinfo bounds what is read of the list of mounts: 150 bytes each.
 const maxMountinfo = 64 << 20
 
+// unescapeMount reads the fields of such a list, proc_pid_mountinfo(5).
+var unescapeMount = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+
 // Automounts returns what tells whether a path lies where a file system is mounted
 // only when it is used (autofs, as systemd.automount(5) has it). A generator must
 // not look there: PID 1, which is to mount it, waits for the generator.
 func Automounts(dir root.Dir) func(name string) bool {
 	kinds := map[string]string{} // of what was mounted last on each mount point
 	text, _ := dir.ReadFile("/proc/self/mountinfo", maxMountinfo)
-	// proc_pid_mountinfo(5)
-	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 	for line := range strings.Lines(string(text)) {
 		mount, device, ok := strings.Cut(line, " - ")
 		if fields := strings.Fields(mount); ok && len(fields) > 4 {
-			kinds[unescape.Replace(fields[4])], _, _ = strings.Cut(device, " ")
+			kinds[unescapeMount.Replace(fields[4])], _, _ = strings.Cut(device, " ")
 		}
 	}
 	return func(name string) bool {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -159,50 +158,6 @@ func Temporary(name string) (bool, error) {
 		return false, fmt.Errorf("finding out the file system of %s: %w", name, err)
 	}
 	return st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC, nil
-}
-
-// Encryption is what is known of the medium a file lies on.
-type Encryption int
-
-const (
-	Unknown     Encryption = iota // no block device below it, or not a single one
-	Unencrypted                   // at least one device below it is not encrypted
-	Encrypted                     // dm-crypt is below all of it
-)
-
-// EncryptedMedium looks for dm-crypt below the file system that the file name
-// lies on. dir is where sysfs is.
-func EncryptedMedium(dir root.Dir, name string) (Encryption, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(name, &st); err != nil {
-		return Unknown, fmt.Errorf("finding out the medium of %s: %w", name, err)
-	}
-	if unix.Major(st.Dev) == 0 {
-		return Unknown, nil // btrfs, overlay, a network
-	}
-	return encryption(dir, fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)), 0), nil
-}
-
-// maxStack bounds how many device-mapper and RAID layers are looked through.
-const maxStack = 16
-
-func encryption(dir root.Dir, device string, depth int) Encryption {
-	if depth > maxStack || !exists(dir, device) {
-		return Unknown
-	}
-	if uuid, err := dir.ReadFile(device+"/dm/uuid", 4096); err == nil && bytes.HasPrefix(uuid, []byte("CRYPT-")) {
-		return Encrypted
-	}
-	slaves, err := dir.ReadDir(device + "/slaves")
-	if err != nil || len(slaves) == 0 {
-		// A partition, or a disk.
-		return Unencrypted
-	}
-	result := Encrypted
-	for _, slave := range slaves {
-		result = min(result, encryption(dir, path.Join(device, "slaves", slave.Name()), depth+1))
-	}
-	return result
 }
 
 func exists(dir root.Dir, name string) bool {

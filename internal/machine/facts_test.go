@@ -136,36 +136,3 @@ func TestTemporary(t *testing.T) {
 		}
 	}
 }
-
-func TestEncryption(t *testing.T) {
-	dir := tree(t, map[string]string{
-		"/sys/dev/block/8:1":              "-> ../../devices/sda/sda1",
-		"/sys/devices/sda/sda1/partition": "1",
-		// LVM on LUKS on a partition.
-		"/sys/dev/block/253:1":             "-> ../../devices/dm-1",
-		"/sys/devices/dm-1/dm/uuid":        "LVM-abc\n",
-		"/sys/devices/dm-1/slaves/dm-0":    "-> ../../dm-0",
-		"/sys/devices/dm-0/dm/uuid":        "CRYPT-LUKS2-0123-name\n",
-		"/sys/devices/dm-0/slaves/sda1":    "-> ../../sda/sda1",
-		"/sys/dev/block/9:0":               "-> ../../devices/md0",
-		"/sys/devices/md0/slaves/dm-0":     "-> ../../dm-0",
-		"/sys/devices/md0/slaves/sda1":     "-> ../../sda/sda1",
-		"/sys/dev/block/9:1":               "-> ../../devices/loop",
-		"/sys/devices/loop/slaves/itself":  "-> ../../loop",
-		"/sys/dev/block/253:2":             "-> ../../devices/dm-2",
-		"/sys/devices/dm-2/dm/uuid":        "xCRYPT-\n",
-		"/sys/devices/dm-2/slaves/missing": "-> ../../gone",
-	})
-	for device, want := range map[string]Encryption{
-		"8:1":   Unencrypted,
-		"253:1": Encrypted,
-		"9:0":   Unencrypted, // one half of the mirror
-		"9:1":   Unknown,
-		"253:2": Unknown,
-		"1:1":   Unknown,
-	} {
-		if got := encryption(dir, "/sys/dev/block/"+device, 0); got != want {
-			t.Errorf("%s: %v, want %v", device, got, want)
-		}
-	}
-}
