@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,8 +23,12 @@ const (
 	// jobTime bounds the start of one unit: systemd's own default is 90 s.
 	jobTime = 5 * time.Minute
 	// settleTime is how long a unit has to stay up to count as healthy: systemd
-	// calls a Type=simple unit active before it has read its secret.
+	// calls a Type=simple unit active before it has read its secret. On a machine
+	// that has much to do it may not even get to that in this time: it then has to
+	// have waited for work for calmTime, or to have stayed up for busyTime.
 	settleTime = 2 * time.Second
+	calmTime   = 500 * time.Millisecond
+	busyTime   = 20 * time.Second
 	settleStep = 100 * time.Millisecond
 )
 
@@ -114,7 +119,8 @@ func (m *manager) restart(unit string) error {
 // did so with success.
 func (m *manager) settles(unit string) error {
 	restarts := m.property(unit, "Service", "NRestarts")
-	for range settleTime / settleStep {
+	var up, calm time.Duration
+	for up < settleTime || calm < calmTime && up < busyTime {
 		oneshot := text(m.property(unit, "Service", "Type")) == "oneshot"
 		switch state := m.state(unit); {
 		case state == "active" || state == "reloading":
@@ -127,8 +133,28 @@ func (m *manager) settles(unit string) error {
 			return fmt.Errorf("%w: systemd had to restart it", errUnhealthy)
 		}
 		time.Sleep(settleStep)
+		up += settleStep
+		calm += settleStep
+		if pid, _ := m.property(unit, "Service", "MainPID").(uint32); pid != 0 && busy(root.Dir("/"), pid) {
+			calm = 0
+		}
 	}
 	return nil
+}
+
+// busy tells whether a thread of the process runs, waits for a processor or for a
+// disk, by its state in proc_pid_stat(5).
+func busy(dir root.Dir, pid uint32) bool {
+	tasks := fmt.Sprintf("/proc/%d/task", pid)
+	threads, _ := dir.ReadDir(tasks)
+	for _, thread := range threads {
+		stat, _ := dir.ReadFile(path.Join(tasks, thread.Name(), "stat"), 4096)
+		// The name before it, in parentheses, may be anything.
+		if i := bytes.LastIndex(stat, []byte(") ")); i >= 0 && i+2 < len(stat) && bytes.IndexByte([]byte("RD"), stat[i+2]) >= 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // loaded lists the units that a policy is for: for a template, its instances that

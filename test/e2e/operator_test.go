@@ -66,6 +66,15 @@ section nothing; bootseal explain nosuch
 section reseal; bootseal reseal step-ca 2>&1; systemctl restart step-ca && health
 section rotate; echo wrong | bootseal rotate step-ca step-ca 2>&1; echo exit status $?
 section rolled back; health; bootseal decrypt ` + blob + `; ls ` + blob + `*
+cat >/etc/systemd/system/slow.service <<'END'
+[Service]
+ExecStart=/bin/bash -c '[ "$(cat "$CREDENTIALS_DIRECTORY"/slow)" = right ] || { while [ $SECONDS -lt 5 ]; do :; done; exit 1; }; sleep infinity'
+END
+echo '[[credential]]
+name = "slow"' >/etc/bootseal/slow.service.toml
+printf right | bootseal encrypt --unit=slow slow && systemctl daemon-reload && systemctl start slow || exit
+section rotate slow; printf wrong | bootseal rotate slow slow 2>&1; echo exit status $?
+systemctl stop slow; rm /etc/systemd/system/slow.service /etc/bootseal/slow.service.toml /etc/credstore.encrypted/slow; systemctl daemon-reload
 printf '[Service]\nType=oneshot\nExecStart=/bin/true\nLoadCredentialEncrypted=x:/run/garbage\n' >/etc/systemd/system/byhand.service
 (umask 077; echo garbage >/run/garbage)
 systemctl start byhand 2>/dev/null
@@ -104,6 +113,7 @@ section ` + b.name + `; bootseal explain step-ca 2>&1; echo exit status $?
 	wantExplained(t, "explain of no unit", out["nothing"], "no such unit", "systemctl")
 	wantContains(t, "reseal", out["reseal"], blob+": sealed again, host+tpm2", "PCR 7\nok")
 	wantContains(t, "rotate to a wrong secret", out["rotate"], "restarting step-ca.service: it did not stay up", "the old credential is back in its place", "exit status 1")
+	wantContains(t, "rotate to a wrong secret, which takes five seconds to be told", out["rotate slow"], "restarting slow.service: it did not stay up", "exit status 1")
 	want(t, "after that", out["rolled back"], "ok\n"+password+"\n"+blob)
 	for _, b := range breakages {
 		wantExplained(t, b.name, out[b.name], b.cause, b.remedy)
