@@ -22,6 +22,7 @@ state() {
 
 // TestAdopt takes step-ca from plaintext to sealed, and back.
 func TestAdopt(t *testing.T) {
+	t.Parallel()
 	for _, version := range machine.Versions {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()

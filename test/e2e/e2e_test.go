@@ -138,6 +138,7 @@ plaintext
 }
 
 func TestStepCA(t *testing.T) {
+	t.Parallel()
 	for _, version := range machine.Versions {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
@@ -329,6 +330,7 @@ func wrapGenerator(t *testing.T, m *machine.Machine, script string) {
 // TestDeadGenerator: a unit that has a policy, and no condition that would skip
 // it, does not start without what the generator makes of it.
 func TestDeadGenerator(t *testing.T) {
+	t.Parallel()
 	for _, version := range machine.Versions {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()

@@ -13,6 +13,7 @@ import (
 // TestExamples runs the real packages that policy/examples are for, with the
 // configuration that their comments give.
 func TestExamples(t *testing.T) {
+	t.Parallel()
 	for _, version := range []int{247, 257} {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
@@ -135,6 +136,7 @@ func unpack(t *testing.T, m *machine.Machine, folder string) {
 // instances of a template with blobs of their own, that same CA and a registration
 // authority of it, which has the password of its issuer's key.
 func TestThreePasswords(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("../../policy/examples/step-ca.service.toml")
 	if err != nil {
 		t.Fatal(err)
@@ -205,6 +207,7 @@ true
 // TestKinds gives a credential, by way of a variable too, to services that are
 // started in other ways than step-ca is.
 func TestKinds(t *testing.T) {
+	t.Parallel()
 	const read = `ExecStart=/bin/sh -c '[ "$SECRET_FILE" = "$CREDENTIALS_DIRECTORY/one" ] && cat "$SECRET_FILE"`
 	units := map[string]string{
 		"oneshot.service": "[Service]\nType=oneshot\nRemainAfterExit=yes\n" + read + "'\n" + read + "'\nStandardOutput=append:/bootseal-test/out/oneshot\n",

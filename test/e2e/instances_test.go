@@ -11,6 +11,7 @@ import (
 // TestInstances has instances of one template that set what the template's
 // policy is about: each keeps its own command, and none starts without its secret.
 func TestInstances(t *testing.T) {
+	t.Parallel()
 	for _, version := range machine.Versions {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
@@ -54,6 +55,7 @@ true
 // systemd before 250 leaves the opening to the hook, which looks again; newer ones
 // open what they find.
 func TestExchanged(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t, 247)
 	if err := m.InstallBootseal(); err != nil {
 		t.Fatal(err)

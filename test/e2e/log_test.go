@@ -11,6 +11,7 @@ import (
 // /dev/null for its standard error. A container has no kernel log, and its
 // journal begins after the boot's generators.
 func TestLog(t *testing.T) {
+	t.Parallel()
 	for _, version := range machine.Versions {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()

@@ -12,6 +12,7 @@ import (
 // TestOperator uses the verbs for operators on a machine that works, breaks it
 // in every way and asks why.
 func TestOperator(t *testing.T) {
+	t.Parallel()
 	for _, version := range machine.Versions {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
@@ -123,6 +124,7 @@ section ` + b.name + `; bootseal explain step-ca 2>&1; echo exit status $?
 
 // TestApply changes policies and blobs under running units.
 func TestApply(t *testing.T) {
+	t.Parallel()
 	for _, version := range machine.Versions {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()

@@ -27,6 +27,7 @@ func withoutTSS(t *testing.T, m *machine.Machine) {
 // TestSocket is TestStepCA where systemd cannot unseal the credential itself, or
 // where the policy wants the socket.
 func TestSocket(t *testing.T) {
+	t.Parallel()
 	for _, version := range machine.Versions {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
@@ -135,6 +136,7 @@ true
 // TestManyUnits starts fifty units with two credentials each at once, and some
 // of them one after the other.
 func TestManyUnits(t *testing.T) {
+	t.Parallel()
 	const count, inTurn = 50, 10
 	for _, version := range []int{252, 257, 262} {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 
 // TestUsers gives two credentials to units of every kind of user.
 func TestUsers(t *testing.T) {
+	t.Parallel()
 	units := map[string]string{
 		"root":      "",
 		"user":      "User=nobody\n",
@@ -67,6 +68,7 @@ awk '$2 ~ "/%[1]s.service$" { print $2 }' /proc/mounts
 
 // TestReadme uses the hook of the README, in a unit without any policy.
 func TestReadme(t *testing.T) {
+	t.Parallel()
 	readme, err := os.ReadFile("../../README.md")
 	if err != nil {
 		t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 // tests expect: it must not complain of anything that it does not complain of
 // without the drop-in.
 func TestVerify(t *testing.T) {
+	t.Parallel()
 	cases, err := filepath.Glob("../../generator/testdata/[0-9]*")
 	if err != nil || len(cases) == 0 {
 		t.Fatalf("no cases: %v", err)

@@ -57,6 +57,7 @@ type manager struct {
 }
 
 func TestDebian(t *testing.T) {
+	t.Parallel()
 	tarball, err := machine.Dist(t.TempDir())
 	must(t, err)
 	for _, version := range machine.Versions {
