@@ -69,11 +69,12 @@ section rotate; echo wrong | bootseal rotate step-ca step-ca 2>&1; echo exit sta
 section rolled back; health; bootseal decrypt ` + blob + `; ls ` + blob + `*
 cat >/etc/systemd/system/slow.service <<'END'
 [Service]
-ExecStart=/bin/bash -c '[ "$(cat "$CREDENTIALS_DIRECTORY"/slow)" = right ] || { while [ $SECONDS -lt 5 ]; do :; done; exit 1; }; sleep infinity'
+ExecStart=/bin/bash -c '[ "$(cat "$CREDENTIALS_DIRECTORY"/slow)" = right ] || { while [ $SECONDS -lt 5 ]; do :; done; exit 1; }; touch /run/slow; sleep infinity'
 END
 echo '[[credential]]
 name = "slow"' >/etc/bootseal/slow.service.toml
 printf right | bootseal encrypt --unit=slow slow && systemctl daemon-reload && systemctl start slow || exit
+until [ -e /run/slow ]; do sleep 0.1; done # a software TPM serves one at a time
 section rotate slow; printf wrong | bootseal rotate slow slow 2>&1; echo exit status $?
 systemctl stop slow; rm /etc/systemd/system/slow.service /etc/bootseal/slow.service.toml /etc/credstore.encrypted/slow; systemctl daemon-reload
 printf '[Service]\nType=oneshot\nExecStart=/bin/true\nLoadCredentialEncrypted=x:/run/garbage\n' >/etc/systemd/system/byhand.service
