@@ -185,7 +185,8 @@ func wantContains(t *testing.T, what, got string, words ...string) {
 const refused = `
 for _ in $(seq 900); do
 	case $(property ActiveState) in failed|inactive) break;; esac
-	[ "$(property NRestarts)" -lt 3 ] || [ -z "$(property StatusText)" ] || break
+	# Between two tries, so that none begins while it is looked at.
+	[ "$(property NRestarts)" -lt 3 ] || [ -z "$(property StatusText)" ] || [ "$(property SubState)" != auto-restart ] || break
 	sleep 0.1
 done
 section refused; property ActiveState; property MainPID
