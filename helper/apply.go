@@ -135,7 +135,7 @@ func (m *manager) settles(unit string) error {
 		time.Sleep(settleStep)
 		up += settleStep
 		calm += settleStep
-		if pid, _ := m.property(unit, "Service", "MainPID").(uint32); pid != 0 && busy(root.Dir("/"), pid) {
+		if pid, _ := m.property(unit, "Service", "MainPID").(uint32); pid != 0 && busy("/", pid) {
 			calm = 0
 		}
 	}

@@ -169,7 +169,7 @@ func swap(dir root.Dir, add func(string, verdict, string, string)) {
 		if len(field) == 0 {
 			continue
 		}
-		name := unoctal.Replace(field[0])
+		name := machine.UnescapePath(field[0])
 		if strings.HasPrefix(name, "/dev/zram") || swapEncrypted(name) {
 			continue
 		}
@@ -180,9 +180,6 @@ func swap(dir root.Dir, add func(string, verdict, string, string)) {
 		add("swap", good, "none, or encrypted", "")
 	}
 }
-
-// unoctal undoes the escapes of /proc/swaps.
-var unoctal = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
 func swapEncrypted(name string) bool {
 	st, err := os.Stat(name)

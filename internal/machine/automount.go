@@ -10,8 +10,11 @@ import (
 // maxMountinfo bounds what is read of the list of mounts: 150 bytes each.
 const maxMountinfo = 64 << 20
 
-// unescapeMount reads the fields of such a list, proc_pid_mountinfo(5).
-var unescapeMount = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+var mangled = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+
+// UnescapePath undoes the escapes of paths in /proc/self/mountinfo,
+// proc_pid_mountinfo(5), and /proc/swaps, proc_swaps(5).
+func UnescapePath(field string) string { return mangled.Replace(field) }
 
 // Automounts returns what tells whether a path lies where a file system is mounted
 // only when it is used (autofs, as systemd.automount(5) has it). A generator must
@@ -22,7 +25,7 @@ func Automounts(dir root.Dir) func(name string) bool {
 	for line := range strings.Lines(string(text)) {
 		mount, device, ok := strings.Cut(line, " - ")
 		if fields := strings.Fields(mount); ok && len(fields) > 4 {
-			kinds[unescapeMount.Replace(fields[4])], _, _ = strings.Cut(device, " ")
+			kinds[UnescapePath(fields[4])], _, _ = strings.Cut(device, " ")
 		}
 	}
 	return func(name string) bool {

@@ -25,31 +25,34 @@ const (
 // lies on. dir is where sysfs is.
 func EncryptedMedium(dir root.Dir, name string) (Encryption, error) {
 	var st unix.Stat_t
-	err := unix.Stat(name, &st)
-	if err == nil && unix.Major(st.Dev) != 0 {
+	if err := unix.Stat(name, &st); err != nil {
+		return Unknown, fmt.Errorf("finding out the medium of %s: %w", name, err)
+	}
+	if unix.Major(st.Dev) != 0 {
 		return encryption(dir, sysfs(st.Dev), 0), nil
 	}
-	var source string
-	if err == nil {
-		source, err = btrfsDevice(name)
-	}
+	source, err := btrfsDevice(name)
 	if err != nil {
 		return Unknown, fmt.Errorf("finding out the medium of %s: %w", name, err)
 	}
-	if source == "" || unix.Stat(source, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
-		return Unknown, nil // overlay, a network
+	if device, ok := blockDevice(source); ok {
+		return btrfsEncryption(dir, device), nil
 	}
-	return btrfsEncryption(dir, st.Rdev), nil
+	return Unknown, nil // overlay, a network
 }
 
 // EncryptedDevice tells whether dm-crypt is, or is below, the block device name.
 // dir is where sysfs is.
 func EncryptedDevice(dir root.Dir, name string) bool {
+	device, ok := blockDevice(name)
+	return ok && encryption(dir, sysfs(device), 0) == Encrypted
+}
+
+// blockDevice returns the number of the block device name, if it is one.
+func blockDevice(name string) (uint64, bool) {
 	var st unix.Stat_t
-	if err := unix.Stat(name, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
-		return false
-	}
-	return encryption(dir, sysfs(st.Rdev), 0) == Encrypted
+	err := unix.Stat(name, &st)
+	return st.Rdev, err == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK
 }
 
 func sysfs(device uint64) string {
@@ -84,7 +87,7 @@ func btrfsDevice(name string) (string, error) {
 		id, rest, _ := strings.Cut(line, " ")
 		_, rest, _ = strings.Cut(rest, " - ")
 		if fields := strings.Fields(rest); id == mount && len(fields) > 1 && fields[0] == "btrfs" {
-			return unescapeMount.Replace(fields[1]), nil
+			return UnescapePath(fields[1]), nil
 		}
 	}
 	return "", nil

@@ -96,8 +96,11 @@ func (d Dir) IsNull(name string) bool {
 // devices, so there the name is enough.
 func (d Dir) IsDevNull(name string) bool {
 	path, st := d.stat(name)
-	if d.isDevNull(path) || st == nil || st.Mode()&fs.ModeCharDevice == 0 {
-		return d.isDevNull(path)
+	if d.isDevNull(path) {
+		return true
+	}
+	if st == nil || st.Mode()&fs.ModeCharDevice == 0 {
+		return false
 	}
 	sys, ok := st.Sys().(*syscall.Stat_t)
 	return ok && sys.Rdev == unix.Mkdev(1, 3)
