@@ -10,9 +10,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/bootseal/bootseal/internal/machine"
-	"github.com/bootseal/bootseal/internal/machine/machinetest"
 	"github.com/bootseal/bootseal/internal/root"
+	"github.com/bootseal/bootseal/internal/systemd"
+	"github.com/bootseal/bootseal/internal/systemd/systemdtest"
 )
 
 var versions = []int{239, 245, 247, 249, 250, 252, 257, 262}
@@ -70,12 +70,12 @@ func installSystemd(t testing.TB, dir string, version int, lacks string) {
 		features = " +PAM -TPM2 +SECCOMP "
 	}
 	files := map[string][]byte{
-		"/proc/1/exe":                 machinetest.Program(elf.EM_X86_64, "/usr/lib/systemd", "", library),
-		"/usr/lib/systemd/" + library: machinetest.Program(elf.EM_X86_64, "", features),
+		"/proc/1/exe":                 systemdtest.Program(elf.EM_X86_64, "/usr/lib/systemd", "", library),
+		"/usr/lib/systemd/" + library: systemdtest.Program(elf.EM_X86_64, "", features),
 	}
-	for _, name := range machine.TPM2LibraryNames {
+	for _, name := range systemd.TPM2LibraryNames {
 		if !strings.Contains(lacks, name) {
-			files[folder+name] = machinetest.Program(elf.EM_X86_64, "", "")
+			files[folder+name] = systemdtest.Program(elf.EM_X86_64, "", "")
 		}
 	}
 	for name, data := range files {

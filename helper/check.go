@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"github.com/bootseal/bootseal/internal/atomicfile"
-	"github.com/bootseal/bootseal/internal/machine"
 	"github.com/bootseal/bootseal/internal/root"
+	"github.com/bootseal/bootseal/internal/systemd"
 	"github.com/bootseal/bootseal/internal/table"
 	"github.com/bootseal/bootseal/policy"
 	"github.com/bootseal/bootseal/units"
@@ -80,7 +80,7 @@ func check(args []string) error {
 		}
 	}
 	defer c.close()
-	version, err := machine.Version("/")
+	version, err := systemd.Version("/")
 	if err == nil {
 		c.planner, err = units.NewPlanner("/")
 	}

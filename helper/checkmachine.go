@@ -10,6 +10,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/bootseal/bootseal/internal/hostkey"
 	"github.com/bootseal/bootseal/internal/machine"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/internal/tpm"
@@ -108,7 +109,7 @@ func (c *checking) tpmItself(add func(string, verdict, string, string)) {
 func (c *checking) hostKey(add func(string, verdict, string, string)) {
 	key, err := hostKey()
 	clear(key)
-	file, pathErr := machine.HostKeyPath()
+	file, pathErr := hostkey.Path()
 	switch {
 	case pathErr != nil:
 		add("host key", bad, pathErr.Error(), "")
@@ -116,17 +117,17 @@ func (c *checking) hostKey(add func(string, verdict, string, string)) {
 	case errors.Is(err, fs.ErrPermission):
 		add("host key", unknown, err.Error(), "")
 		return
-	case errors.Is(err, machine.ErrHostKeyUnsafe):
+	case errors.Is(err, hostkey.ErrUnsafe):
 		// Whether it is a link, has several, or another owner or mode.
 		add("host key", bad, err.Error(), fmt.Sprintf("install -m 0400 %[1]s %[1]s.new && mv -fT %[1]s.new %[1]s", file))
 		return
-	case errors.Is(err, machine.ErrNoHostKey) && !c.needs.host:
+	case errors.Is(err, hostkey.ErrMissing) && !c.needs.host:
 		add("host key", note, "there is none; bootseal.service makes one", "")
 		return
-	case errors.Is(err, machine.ErrNoHostKey):
+	case errors.Is(err, hostkey.ErrMissing):
 		add("host key", bad, err.Error(), "bootseal setup")
 		return
-	case errors.Is(err, machine.ErrHostKeyForeign):
+	case errors.Is(err, hostkey.ErrForeign):
 		add("host key", bad, err.Error()+": the machine ID has changed, or the file was copied; without the one that belongs to it, make another and encrypt again",
 			fmt.Sprintf("mv %[1]s %[1]s.old && bootseal setup", file))
 		return

@@ -11,9 +11,12 @@ import (
 	"time"
 
 	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/hostkey"
 	"github.com/bootseal/bootseal/internal/machine"
 	"github.com/bootseal/bootseal/internal/root"
+	"github.com/bootseal/bootseal/internal/systemd"
 	"github.com/bootseal/bootseal/internal/tpm"
+	"github.com/bootseal/bootseal/internal/tpmdevice"
 	"github.com/bootseal/bootseal/policy"
 )
 
@@ -209,7 +212,7 @@ func (o *options) makeKeys(key string, mask uint64) (keys credential.Keys, blob 
 	if !blob.Type.NeedsTPM2() {
 		return keys, blob, nil
 	}
-	device, err := machine.OpenTPM(o.device)
+	device, err := tpmdevice.Open(o.device)
 	if err != nil {
 		return keys, nil, err
 	}
@@ -298,7 +301,7 @@ func (o *options) target() (version int, binding bool) {
 	if o.compat != 0 {
 		return o.compat, true
 	}
-	running, err := machine.Version("/")
+	running, err := systemd.Version("/")
 	if err != nil || running < oldestSystemd {
 		return oldestSystemd, false
 	}
@@ -320,7 +323,7 @@ func (o *options) checkTarget(sealed []byte) error {
 		return usagef("--compat=%d: only systemd %d and newer could decrypt this (%s, %d bytes); use other keys, or bind it to PCRs",
 			version, since, blob.Type, len(sealed))
 	}
-	if running, err := machine.Version("/"); err == nil && running == version {
+	if running, err := systemd.Version("/"); err == nil && running == version {
 		warn("only systemd %d and newer can decrypt this, and %d runs here", since, running)
 	}
 	return nil
@@ -330,15 +333,15 @@ func (o *options) checkTarget(sealed []byte) error {
 // TPM if there is one. It says so when that is not both. For an initrd, which has
 // no host key, it picks the TPM, or nothing. PCRs need the TPM.
 func (o *options) autoParts(key string, mask uint64) (credential.Parts, error) {
-	device, err := machine.OpenTPM(o.device)
+	device, err := tpmdevice.Open(o.device)
 	if err == nil {
 		device.Close()
 		// systemd-creds asks the kernel, whatever TPM it is told to use.
 		if support, _ := machine.Support("/"); asSystemdCreds() && !support.Driver {
-			err = fmt.Errorf("%w that the kernel knows of", machine.ErrNoTPM)
+			err = fmt.Errorf("%w that the kernel knows of", tpmdevice.ErrNoTPM)
 		}
 	}
-	if err != nil && (mask != 0 || !errors.Is(err, machine.ErrNoTPM)) {
+	if err != nil && (mask != 0 || !errors.Is(err, tpmdevice.ErrNoTPM)) {
 		return 0, err
 	}
 	if key == keyAutoInitrd {
@@ -347,7 +350,7 @@ func (o *options) autoParts(key string, mask uint64) (credential.Parts, error) {
 		}
 		return credential.PartTPM2, nil
 	}
-	path, pathErr := machine.HostKeyPath()
+	path, pathErr := hostkey.Path()
 	if pathErr != nil {
 		return 0, pathErr
 	}
@@ -381,13 +384,13 @@ func makeHostKey() ([]byte, error) {
 }
 
 func ensureHostKey() (key []byte, path string, err error) {
-	if path, err = machine.HostKeyPath(); err != nil {
+	if path, err = hostkey.Path(); err != nil {
 		return nil, "", err
 	}
 	id, err := machine.ID(root.Dir("/"))
 	if err != nil {
 		return nil, "", err
 	}
-	key, err = machine.CreateHostKey(path, id)
+	key, err = hostkey.Create(path, id)
 	return key, path, err
 }

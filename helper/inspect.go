@@ -14,10 +14,10 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/bootseal/bootseal/internal/credential"
-	"github.com/bootseal/bootseal/internal/machine"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/internal/table"
 	"github.com/bootseal/bootseal/internal/tpm"
+	"github.com/bootseal/bootseal/internal/tpmdevice"
 	"github.com/bootseal/bootseal/policy"
 )
 
@@ -147,7 +147,7 @@ func (h *holding) close() {
 
 func (h *holding) open() (transport.TPM, error) {
 	if h.tpm == nil && h.err == nil {
-		h.tpm, h.err = machine.OpenTPM(h.device)
+		h.tpm, h.err = tpmdevice.Open(h.device)
 	}
 	if h.err != nil {
 		return nil, h.err

@@ -5,8 +5,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bootseal/bootseal/internal/machine"
 	"github.com/bootseal/bootseal/internal/tpm"
+	"github.com/bootseal/bootseal/internal/tpmdevice"
 )
 
 // pcrAttribute is an extended attribute of a credential's file: what its PCRs
@@ -24,7 +24,7 @@ func (o *options) notePCRs(file string, text []byte) {
 	if err != nil || s.blob.TPM2 == nil || s.blob.TPM2.PCRMask == 0 {
 		return
 	}
-	t, err := machine.OpenTPM(o.device)
+	t, err := tpmdevice.Open(o.device)
 	if err != nil {
 		return
 	}

@@ -7,9 +7,11 @@ import (
 	"time"
 
 	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/hostkey"
 	"github.com/bootseal/bootseal/internal/machine"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/internal/tpm"
+	"github.com/bootseal/bootseal/internal/tpmdevice"
 )
 
 var (
@@ -113,9 +115,9 @@ func (o opening) open(all []*sealed) ([]*credential.Plaintext, error) {
 	secrets := make([][]byte, len(all))
 	if needsTPM2 {
 		if o.booting {
-			machine.AwaitTPM(o.device)
+			tpmdevice.Await(o.device)
 		}
-		t, err := machine.OpenTPM(o.device)
+		t, err := tpmdevice.Open(o.device)
 		if err != nil {
 			return nil, err
 		}
@@ -178,7 +180,7 @@ func (o opening) acceptNull(s *sealed) error {
 }
 
 func hostKey() ([]byte, error) {
-	path, err := machine.HostKeyPath()
+	path, err := hostkey.Path()
 	if err != nil {
 		return nil, err
 	}
@@ -186,7 +188,7 @@ func hostKey() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return machine.ReadHostKey(path, id)
+	return hostkey.Read(path, id)
 }
 
 func wipe(all []*credential.Plaintext) {

@@ -10,8 +10,9 @@ import (
 	"time"
 
 	"github.com/bootseal/bootseal/internal/credential"
-	"github.com/bootseal/bootseal/internal/machine"
+	"github.com/bootseal/bootseal/internal/hostkey"
 	"github.com/bootseal/bootseal/internal/tpm"
+	"github.com/bootseal/bootseal/internal/tpmdevice"
 	"github.com/bootseal/bootseal/policy"
 )
 
@@ -157,8 +158,8 @@ func TestOutcome(t *testing.T) {
 		tpm.ErrTPMBlob:              65,
 		errNoBlob:                   66,
 		errNoInput:                  66,
-		machine.ErrNoTPM:            69,
-		machine.ErrTPMBusy:          75,
+		tpmdevice.ErrNoTPM:          69,
+		tpmdevice.ErrBusy:           75,
 		tpm.ErrBusy:                 75,
 		policy.ErrNoPolicy:          78,
 		errBlocked:                  78,
@@ -167,9 +168,9 @@ func TestOutcome(t *testing.T) {
 		tpm.ErrForeignKey:           81,
 		tpm.ErrNoSRK:                81,
 		tpm.ErrLockout:              82,
-		machine.ErrNoHostKey:        83,
-		machine.ErrHostKeyForeign:   83,
-		machine.ErrHostKeyUnsafe:    83,
+		hostkey.ErrMissing:          83,
+		hostkey.ErrForeign:          83,
+		hostkey.ErrUnsafe:           83,
 		credential.ErrNameMismatch:  84,
 		credential.ErrExpired:       84,
 		errNullKey:                  84,
@@ -182,7 +183,7 @@ func TestOutcome(t *testing.T) {
 		tpm.ErrTransport:            86,
 		tpm.ErrBadReply:             86,
 		tpm.ErrTPM:                  86,
-		machine.ErrTPMResponse:      86,
+		tpmdevice.ErrResponse:       86,
 		errUsage:                    1,
 		errors.New("else"):          1,
 	} {

@@ -9,7 +9,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/bootseal/bootseal/internal/machine/machinetest"
+	"github.com/bootseal/bootseal/internal/tpmdevice/swtpmtest"
 )
 
 // faulty is the command "tpm faulty FAULT": between helper and TPM comes a proxy
@@ -20,7 +20,7 @@ import (
 //	silent     no answer
 //	cut        half an answer
 //	failed     TPM_RC_FAILURE
-func faulty(ts *testscript.TestScript, t *testing.T, tpm *machinetest.TPM, fault string) {
+func faulty(ts *testscript.TestScript, t *testing.T, tpm *swtpmtest.TPM, fault string) {
 	socket := filepath.Join(tpm.Dir, "proxy-"+fault)
 	listener, err := net.Listen("unix", socket)
 	ts.Check(err)

@@ -8,10 +8,12 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/hostkey"
 	"github.com/bootseal/bootseal/internal/machine"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/internal/secret"
 	"github.com/bootseal/bootseal/internal/tpm"
+	"github.com/bootseal/bootseal/internal/tpmdevice"
 	"github.com/bootseal/bootseal/policy"
 )
 
@@ -45,12 +47,12 @@ var outcomes = []outcome{
 
 	{69, "no TPM",
 		"see \"bootseal has-tpm2\"; switch the TPM on in the firmware's settings, load its driver, or name the device with --tpm2-device=",
-		[]error{machine.ErrNoTPM}},
+		[]error{tpmdevice.ErrNoTPM}},
 
 	{75, "TPM busy",
 		"try again; if it stays so, find the program that holds the TPM with \"fuser /dev/tpm*\", and use /dev/tpmrm0, which can be shared; " +
 			"what ended programs have left in it, \"tpm2_flushcontext --transient-object --tcti=device:/dev/tpm0\" takes away",
-		[]error{machine.ErrTPMBusy, tpm.ErrBusy}},
+		[]error{tpmdevice.ErrBusy, tpm.ErrBusy}},
 
 	{78, "policy invalid or unit blocked", "write the policy file, see \"man bootseal.policy\"", []error{policy.ErrNoPolicy}},
 	{78, "", "remove the cause, then run \"systemctl daemon-reload\" and start the unit again", []error{errBlocked, errPreview}},
@@ -69,8 +71,8 @@ var outcomes = []outcome{
 
 	{83, "host key missing or not this machine's",
 		"restore /var/lib/systemd/credential.secret and /etc/machine-id of this machine from a copy, or encrypt the secret again",
-		[]error{machine.ErrNoHostKey, machine.ErrHostKeyForeign, machine.ErrNoMachineID}},
-	{83, "", "the file must belong to root with mode 0400 and have no other links", []error{machine.ErrHostKeyUnsafe}},
+		[]error{hostkey.ErrMissing, hostkey.ErrForeign, machine.ErrNoMachineID}},
+	{83, "", "the file must belong to root with mode 0400 and have no other links", []error{hostkey.ErrUnsafe}},
 
 	{84, "wrong name or user, expired, or null key refused",
 		"it was encrypted under another name: rename the file, or give the name with --name=", []error{credential.ErrNameMismatch}},
@@ -87,7 +89,7 @@ var outcomes = []outcome{
 
 	{86, "TPM failed",
 		"look for the TPM in \"journalctl -k\", then switch the machine off and on; if it stays so, the TPM or its firmware is broken",
-		[]error{tpm.ErrTransport, tpm.ErrBadReply, tpm.ErrTPM, machine.ErrTPMResponse}},
+		[]error{tpm.ErrTransport, tpm.ErrBadReply, tpm.ErrTPM, tpmdevice.ErrResponse}},
 
 	{1, "anything else, also wrong usage", "try \"bootseal --help\"", []error{errUsage}},
 	{1, "", "leave out --transcode= and --json=", []error{errTranscode}},

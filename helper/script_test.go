@@ -13,7 +13,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/bootseal/bootseal/internal/machine/machinetest"
+	"github.com/bootseal/bootseal/internal/systemd/systemdtest"
+	"github.com/bootseal/bootseal/internal/tpmdevice/swtpmtest"
 )
 
 func TestMain(m *testing.M) {
@@ -54,7 +55,7 @@ func TestScript(t *testing.T) {
 	for _, script := range scripts {
 		t.Run(strings.TrimSuffix(filepath.Base(script), ".txtar"), func(t *testing.T) {
 			t.Parallel()
-			tpm := machinetest.NewTPM(t)
+			tpm := swtpmtest.New(t)
 			testscript.Run(t, testscript.Params{
 				Files:               []string{script},
 				RequireExplicitExec: true,
@@ -70,7 +71,7 @@ func TestScript(t *testing.T) {
 					"tpm":     func(ts *testscript.TestScript, neg bool, args []string) { power(ts, t, tpm, args) },
 					"status":  status,
 					"mode":    mode,
-					"systemd": systemd,
+					"systemd": installSystemd,
 				},
 			})
 		})
@@ -79,7 +80,7 @@ func TestScript(t *testing.T) {
 
 // power is the command "tpm off", "tpm on", "tpm restart", "tpm replace" or "tpm
 // faulty FAULT".
-func power(ts *testscript.TestScript, t *testing.T, tpm *machinetest.TPM, args []string) {
+func power(ts *testscript.TestScript, t *testing.T, tpm *swtpmtest.TPM, args []string) {
 	if len(args) == 2 && args[0] == "faulty" {
 		faulty(ts, t, tpm, args[1])
 		return
@@ -96,7 +97,7 @@ func power(ts *testscript.TestScript, t *testing.T, tpm *machinetest.TPM, args [
 		tpm.Stop()
 		tpm.Start()
 	case "replace":
-		other := machinetest.NewTPM(t)
+		other := swtpmtest.New(t)
 		ts.Setenv("SYSTEMD_TPM2_DEVICE", other.Spec())
 		ts.Setenv("TPM2TOOLS_TCTI", other.Spec())
 	default:
@@ -136,16 +137,16 @@ func mode(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// systemd is the command "systemd VERSION DIR": the tree DIR is a machine with
+// installSystemd is the command "systemd VERSION DIR": the tree DIR is a machine with
 // that systemd, which has TPM2 support but lacks the libraries for it.
-func systemd(ts *testscript.TestScript, neg bool, args []string) {
+func installSystemd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: systemd VERSION DIR")
 	}
 	library := "libsystemd-shared-" + args[0] + ".so"
 	for name, content := range map[string][]byte{
-		"proc/1/exe":                 machinetest.Program(elf.EM_X86_64, "/usr/lib/systemd", "", library),
-		"usr/lib/systemd/" + library: machinetest.Program(elf.EM_X86_64, "", "\x00+PAM +TPM2 -XZ\x00"),
+		"proc/1/exe":                 systemdtest.Program(elf.EM_X86_64, "/usr/lib/systemd", "", library),
+		"usr/lib/systemd/" + library: systemdtest.Program(elf.EM_X86_64, "", "\x00+PAM +TPM2 -XZ\x00"),
 	} {
 		file := ts.MkAbs(filepath.Join(args[1], name))
 		ts.Check(os.MkdirAll(filepath.Dir(file), 0o755))

@@ -19,9 +19,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bootseal/bootseal/internal/credential"
-	"github.com/bootseal/bootseal/internal/machine"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/internal/tpm"
+	"github.com/bootseal/bootseal/internal/tpmdevice"
 	"github.com/bootseal/bootseal/policy"
 	"github.com/bootseal/bootseal/units"
 )
@@ -179,7 +179,7 @@ func (s *server) send(write func()) {
 }
 
 // ofTPM are the causes that keep every secret in the TPM.
-var ofTPM = []error{machine.ErrNoTPM, machine.ErrTPMBusy, machine.ErrTPMResponse, tpm.ErrBusy, tpm.ErrTransport, tpm.ErrBadReply, tpm.ErrLockout, tpm.ErrOwnerAuth}
+var ofTPM = []error{tpmdevice.ErrNoTPM, tpmdevice.ErrBusy, tpmdevice.ErrResponse, tpm.ErrBusy, tpm.ErrTransport, tpm.ErrBadReply, tpm.ErrLockout, tpm.ErrOwnerAuth}
 
 // without refuses the request that err is about, or all that need the TPM if it
 // is about that, and returns the others.

@@ -6,7 +6,9 @@ import (
 	"slices"
 
 	"github.com/bootseal/bootseal/internal/machine"
+	"github.com/bootseal/bootseal/internal/systemd"
 	"github.com/bootseal/bootseal/internal/table"
+	"github.com/bootseal/bootseal/internal/tpmdevice"
 )
 
 // setup is the verb of systemd-creds(1) that makes the host key.
@@ -52,7 +54,7 @@ func hasTPM2(args []string) error {
 		} {
 			fmt.Println(sign(part.there) + part.name)
 		}
-		for _, library := range machine.TPM2LibraryNames {
+		for _, library := range systemd.TPM2LibraryNames {
 			fmt.Println("  " + sign(!slices.Contains(support.MissingLibraries, library)) + library)
 		}
 	}
@@ -71,7 +73,7 @@ func sign(there bool) string {
 
 // listTPMs answers --tpm2-device=list.
 func listTPMs() error {
-	all, err := machine.TPMDevices("/")
+	all, err := tpmdevice.List("/")
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/bootseal/bootseal/internal/credential"
 	"github.com/bootseal/bootseal/internal/machine"
 	"github.com/bootseal/bootseal/internal/root"
+	"github.com/bootseal/bootseal/internal/systemd"
 	"github.com/bootseal/bootseal/policy"
 )
 
@@ -48,7 +49,7 @@ type Planner struct {
 // NewPlanner reads what it needs to know about the machine below dir: the
 // version of its systemd and its unit folders.
 func NewPlanner(dir root.Dir) (*Planner, error) {
-	version, err := machine.Version(dir)
+	version, err := systemd.Version(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -331,7 +332,7 @@ func (pl *Planner) opens(blob *credential.Blob, seal policy.Seal) error {
 
 // unsealsTPM2 tells why PID 1 cannot use a TPM, whatever the blob.
 func (pl *Planner) unsealsTPM2() error {
-	missing, err := machine.TPM2Libraries(pl.dir)
+	missing, err := systemd.TPM2Libraries(pl.dir)
 	if err != nil {
 		return err
 	}
@@ -341,7 +342,7 @@ func (pl *Planner) unsealsTPM2() error {
 	if pl.assumeTPM2 {
 		return nil
 	}
-	built, err := machine.BuiltWithTPM2(pl.dir)
+	built, err := systemd.BuiltWithTPM2(pl.dir)
 	if err == nil && !built {
 		err = errors.New("it was built without TPM2 support")
 	}

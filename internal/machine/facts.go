@@ -1,3 +1,5 @@
+// Package machine tells facts about a machine: its firmware, its mounts and media,
+// its ID. It reads files only, starts no process and speaks to no bus.
 package machine
 
 import (
@@ -12,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bootseal/bootseal/internal/root"
+	"github.com/bootseal/bootseal/internal/systemd"
 )
 
 // ErrNoMachineID says that /etc/machine-id is missing, empty or not yet set.
@@ -50,7 +53,7 @@ type TPM2Support struct {
 	Subsystem bool // 8: the kernel knows of TPMs
 	Libraries bool // 16: all of tpm2-tss that systemd loads is installed
 
-	MissingLibraries []string // of TPM2LibraryNames
+	MissingLibraries []string // of systemd.TPM2LibraryNames
 }
 
 // Support collects what there is for TPM 2.0. In a container the hardware does
@@ -65,10 +68,10 @@ func Support(dir root.Dir) (TPM2Support, error) {
 		s.Driver = len(devices) > 0
 	}
 	var err, err2 error
-	s.System, err = BuiltWithTPM2(dir)
-	s.MissingLibraries, err2 = TPM2Libraries(dir)
+	s.System, err = systemd.BuiltWithTPM2(dir)
+	s.MissingLibraries, err2 = systemd.TPM2Libraries(dir)
 	if err2 != nil {
-		s.MissingLibraries = TPM2LibraryNames
+		s.MissingLibraries = systemd.TPM2LibraryNames
 	}
 	s.Libraries = len(s.MissingLibraries) == 0
 	if err == nil {
@@ -96,6 +99,12 @@ const acpiTPM2 = "/sys/firmware/acpi/tables/TPM2"
 // TPM 2.0: it left the TPM2 ACPI table. In a container it says no.
 func FirmwareTPM2(dir root.Dir) bool {
 	return efi(dir) && exists(dir, acpiTPM2)
+}
+
+// AnnouncesTPM2 tells whether the firmware, of whatever kind, left the TPM2 ACPI
+// table: the kernel's driver will find a TPM 2.0. In a container it says no.
+func AnnouncesTPM2(dir root.Dir) bool {
+	return !Container(dir) && exists(dir, acpiTPM2)
 }
 
 // SecureBoot tells whether the machine booted with Secure Boot enforced (UEFI

@@ -2,13 +2,14 @@ package machine
 
 import (
 	"errors"
-	"github.com/bootseal/bootseal/internal/machine/machinetest"
+	"github.com/bootseal/bootseal/internal/systemd/systemdtest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/bootseal/bootseal/internal/root/roottest"
 	"golang.org/x/sys/unix"
 )
 
@@ -16,17 +17,17 @@ func TestID(t *testing.T) {
 	const text = "0123456789abcdef0011223344556677"
 	want := [16]byte{0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77}
 	for _, content := range []string{text, text + "\n", strings.ToUpper(text) + "\n"} {
-		got, err := ID(tree(t, map[string]string{"/etc/machine-id": content}))
+		got, err := ID(roottest.Tree(t, map[string]string{"/etc/machine-id": content}))
 		if got != want || err != nil {
 			t.Errorf("%q: %x, %v; want %x", content, got, err, want)
 		}
 	}
 	for _, content := range []string{"", "\n", "uninitialized\n", text[1:], text + "0", text + "\n\n", "g" + text[1:], strings.Repeat("0", 32) + "\n"} {
-		if got, err := ID(tree(t, map[string]string{"/etc/machine-id": content})); !errors.Is(err, ErrNoMachineID) {
+		if got, err := ID(roottest.Tree(t, map[string]string{"/etc/machine-id": content})); !errors.Is(err, ErrNoMachineID) {
 			t.Errorf("%q: %x, %v; want ErrNoMachineID", content, got, err)
 		}
 	}
-	if got, err := ID(tree(t, nil)); !errors.Is(err, ErrNoMachineID) {
+	if got, err := ID(roottest.Tree(t, nil)); !errors.Is(err, ErrNoMachineID) {
 		t.Errorf("no file: %x, %v; want ErrNoMachineID", got, err)
 	}
 }
@@ -38,10 +39,10 @@ const (
 
 // What each made-up /sys means was tried on systemd-creds of 257.13.
 func TestSupport(t *testing.T) {
-	exe := systemd("libsystemd-shared-257.so")
+	exe := string(systemdtest.Program(62, "/usr/lib/systemd", "", "libsystemd-shared-257.so"))
 	base := map[string]string{
 		"/proc/1/exe": exe,
-		"/usr/lib/systemd/libsystemd-shared-257.so": string(machinetest.Program(62, "", " +TPM2 ")),
+		"/usr/lib/systemd/libsystemd-shared-257.so": string(systemdtest.Program(62, "", " +TPM2 ")),
 		"/usr/lib/libtss2-esys.so.0":                exe,
 		"/usr/lib/libtss2-rc.so.0":                  exe,
 		"/usr/lib/libtss2-mu.so.0":                  exe,
@@ -68,7 +69,7 @@ func TestSupport(t *testing.T) {
 		for _, file := range c.add {
 			files[file] = "x"
 		}
-		s, err := Support(tree(t, files))
+		s, err := Support(roottest.Tree(t, files))
 		if s.Missing() != c.missing {
 			t.Errorf("%s: %+v is missing %d, want %d (%v)", name, s, s.Missing(), c.missing, err)
 		}
@@ -86,11 +87,11 @@ func TestSecureBoot(t *testing.T) {
 		"on":          {map[string]string{secureBootVariable: "\x06\x00\x00\x00\x01"}, true},
 		"container":   {map[string]string{secureBootVariable: "\x06\x00\x00\x00\x01", "/.dockerenv": ""}, false},
 	} {
-		if got, err := SecureBoot(tree(t, c.files)); got != c.want || err != nil {
+		if got, err := SecureBoot(roottest.Tree(t, c.files)); got != c.want || err != nil {
 			t.Errorf("%s: %v, %v; want %v", name, got, err, c.want)
 		}
 	}
-	if got, err := SecureBoot(tree(t, map[string]string{secureBootVariable: "\x01"})); err == nil {
+	if got, err := SecureBoot(roottest.Tree(t, map[string]string{secureBootVariable: "\x01"})); err == nil {
 		t.Errorf("cut variable: %v, want an error", got)
 	}
 }
@@ -108,7 +109,7 @@ func TestContainer(t *testing.T) {
 		"Docker's mark":   {map[string]string{"/.dockerenv": ""}, true},
 		"the host's mark": {map[string]string{"/run/host/container-manager": "systemd-nspawn"}, true},
 	} {
-		if got := Container(tree(t, c.files)); got != c.want {
+		if got := Container(roottest.Tree(t, c.files)); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
 	}

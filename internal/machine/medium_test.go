@@ -7,11 +7,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/bootseal/bootseal/internal/root/roottest"
 	"golang.org/x/sys/unix"
 )
 
 func TestEncryption(t *testing.T) {
-	dir := tree(t, map[string]string{
+	dir := roottest.Tree(t, map[string]string{
 		"/sys/dev/block/8:1":              "-> ../../devices/sda/sda1",
 		"/sys/devices/sda/sda1/partition": "1",
 		// LVM on LUKS on a partition.
@@ -61,7 +62,7 @@ func TestBtrfsEncryption(t *testing.T) {
 	} {
 		files["/sys/fs/btrfs/"+member] = "-> ../../../../devices/" + target
 	}
-	dir := tree(t, files)
+	dir := roottest.Tree(t, files)
 	for device, want := range map[uint64]Encryption{
 		unix.Mkdev(8, 1):   Unencrypted,
 		unix.Mkdev(253, 0): Encrypted,

@@ -1,6 +1,9 @@
 package machine
 
-import "testing"
+import (
+	"github.com/bootseal/bootseal/internal/root/roottest"
+	"testing"
+)
 
 func TestAcceptsNullKeys(t *testing.T) {
 	const (
@@ -46,13 +49,13 @@ func TestAcceptsNullKeys(t *testing.T) {
 			if machine.first {
 				files["/run/systemd/first-boot"] = ""
 			}
-			if got, err := AcceptsNullKeys(tree(t, files)); got != want || err != nil {
+			if got, err := AcceptsNullKeys(roottest.Tree(t, files)); got != want || err != nil {
 				t.Errorf("%s, %q: %v, %v; want %v", machine.name, parameter, got, err, want)
 			}
 		}
 	}
 	// A container has parameters of its own.
-	dir := tree(t, map[string]string{
+	dir := roottest.Tree(t, map[string]string{
 		"/run/host/container-manager": "x",
 		"/proc/cmdline":               "systemd.credentials_boot_policy=off",
 		"/proc/1/cmdline":             "/sbin/init\x00systemd.credentials_boot_policy=strict\x00",
@@ -60,7 +63,7 @@ func TestAcceptsNullKeys(t *testing.T) {
 	if got, err := AcceptsNullKeys(dir); got || err != nil {
 		t.Errorf("container: %v, %v", got, err)
 	}
-	if got, err := AcceptsNullKeys(tree(t, nil)); !got || err != nil {
+	if got, err := AcceptsNullKeys(roottest.Tree(t, nil)); !got || err != nil {
 		t.Errorf("no parameters: %v, %v", got, err)
 	}
 }

@@ -1,4 +1,5 @@
-package machinetest
+// Package systemdtest makes programs that look like a systemd, for tests.
+package systemdtest
 
 import (
 	"bytes"

@@ -1,4 +1,4 @@
-package machine
+package tpmdevice
 
 import (
 	"bytes"
@@ -17,8 +17,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bootseal/bootseal/internal/machine/machinetest"
 	"github.com/bootseal/bootseal/internal/root"
+	"github.com/bootseal/bootseal/internal/tpmdevice/swtpmtest"
 )
 
 // getRandom asks a TPM for 8 bytes (TPM2_GetRandom).
@@ -27,7 +27,7 @@ var getRandom = []byte{0x80, 0x01, 0, 0, 0, 12, 0, 0, 0x01, 0x7B, 0, 8}
 // answersGetRandom checks the length and the code of the answer.
 func answersGetRandom(t *testing.T, spec string) {
 	t.Helper()
-	tpm, err := OpenTPM(spec)
+	tpm, err := Open(spec)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +44,7 @@ func answersGetRandom(t *testing.T, spec string) {
 }
 
 func TestOpenTPMSwtpm(t *testing.T) {
-	tpm := machinetest.NewTPM(t)
+	tpm := swtpmtest.New(t)
 	t.Run("path", func(t *testing.T) { answersGetRandom(t, tpm.Spec()) })
 	t.Run("environment", func(t *testing.T) {
 		t.Setenv("SYSTEMD_TPM2_DEVICE", tpm.Spec())
@@ -68,7 +68,7 @@ func TestOpenTPMSwtpm(t *testing.T) {
 	})
 	t.Run("stopped", func(t *testing.T) {
 		tpm.Stop()
-		if _, err := OpenTPM(tpm.Spec()); !errors.Is(err, ErrNoTPM) {
+		if _, err := Open(tpm.Spec()); !errors.Is(err, ErrNoTPM) {
 			t.Errorf("%v, want ErrNoTPM", err)
 		}
 	})
@@ -105,7 +105,7 @@ func forward(t *testing.T, socket string) net.Listener {
 // A pseudo-terminal is a character device like /dev/tpmrm0; a software TPM is
 // behind it.
 func TestOpenTPMDevice(t *testing.T) {
-	tpm := machinetest.NewTPM(t)
+	tpm := swtpmtest.New(t)
 	master, path := pseudoTerminal(t)
 	go func() {
 		buf := make([]byte, 4096)
@@ -190,12 +190,12 @@ func TestOpenTPMTaken(t *testing.T) {
 			if err := unix.Capset(&header, &data[0]); err != nil {
 				return err
 			}
-			_, err := OpenTPM(path)
+			_, err := Open(path)
 			return err
 		}()
 	}()
-	if err := <-done; !errors.Is(err, ErrTPMBusy) {
-		t.Errorf("%v, want ErrTPMBusy", err)
+	if err := <-done; !errors.Is(err, ErrBusy) {
+		t.Errorf("%v, want ErrBusy", err)
 	}
 }
 
@@ -205,14 +205,14 @@ func TestOpenTPMSilent(t *testing.T) {
 	timeFor = func([]byte) time.Duration { return time.Millisecond }
 
 	_, path := pseudoTerminal(t)
-	tpm, err := OpenTPM(path)
+	tpm, err := Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer tpm.Close()
 	for range 2 {
-		if _, err := tpm.Send(getRandom); !errors.Is(err, ErrTPMBusy) {
-			t.Errorf("device: %v, want ErrTPMBusy", err)
+		if _, err := tpm.Send(getRandom); !errors.Is(err, ErrBusy) {
+			t.Errorf("device: %v, want ErrBusy", err)
 		}
 	}
 
@@ -221,8 +221,8 @@ func TestOpenTPMSilent(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer listener.Close()
-	if _, err := OpenTPM("swtpm:path=" + listener.Addr().String()); !errors.Is(err, ErrTPMBusy) {
-		t.Errorf("socket: %v, want ErrTPMBusy", err)
+	if _, err := Open("swtpm:path=" + listener.Addr().String()); !errors.Is(err, ErrBusy) {
+		t.Errorf("socket: %v, want ErrBusy", err)
 	}
 }
 
@@ -236,8 +236,8 @@ func TestOpenTPMAbsent(t *testing.T) {
 		filepath.Join(dir, "tpmrm0"), "device:" + filepath.Join(dir, "tpmrm0"), "device:" + file,
 		"swtpm:path=" + filepath.Join(dir, "sock"), "swtpm:host=127.0.0.1,port=1",
 	} {
-		if _, err := OpenTPM(spec); !errors.Is(err, ErrNoTPM) {
-			t.Errorf("OpenTPM(%q): %v, want ErrNoTPM", spec, err)
+		if _, err := Open(spec); !errors.Is(err, ErrNoTPM) {
+			t.Errorf("Open(%q): %v, want ErrNoTPM", spec, err)
 		}
 	}
 }
@@ -247,8 +247,8 @@ func TestOpenTPMBadSpec(t *testing.T) {
 		"tpmrm0", "device:tpmrm0", "tabrmd:", "list", "swtpm:path", "swtpm:path=", "swtpm:port=0", "swtpm:port=65536",
 		"swtpm:port=x", "swtpm:socket=/x", "swtpm:path=/x,", ":",
 	} {
-		if _, err := OpenTPM(spec); err == nil || errors.Is(err, ErrNoTPM) {
-			t.Errorf("OpenTPM(%q): %v, want an error about the syntax", spec, err)
+		if _, err := Open(spec); err == nil || errors.Is(err, ErrNoTPM) {
+			t.Errorf("Open(%q): %v, want an error about the syntax", spec, err)
 		}
 	}
 }
@@ -288,8 +288,8 @@ func TestExchangeRefuses(t *testing.T) {
 		"something follows":     {0x80, 0x01, 0, 0, 0, 10, 0, 0, 0, 0, 1},
 		"much follows, no size": make([]byte, 8192),
 	} {
-		if got, err := exchange(readWriter{bytes.NewReader(response), io.Discard}, getRandom); !errors.Is(err, ErrTPMResponse) {
-			t.Errorf("%s: %x, %v; want ErrTPMResponse", name, got, err)
+		if got, err := exchange(readWriter{bytes.NewReader(response), io.Discard}, getRandom); !errors.Is(err, ErrResponse) {
+			t.Errorf("%s: %x, %v; want ErrResponse", name, got, err)
 		}
 	}
 }

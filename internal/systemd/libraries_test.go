@@ -1,8 +1,9 @@
-package machine
+package systemd
 
 import (
 	"debug/elf"
-	"github.com/bootseal/bootseal/internal/machine/machinetest"
+	"github.com/bootseal/bootseal/internal/root/roottest"
+	"github.com/bootseal/bootseal/internal/systemd/systemdtest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,8 +14,8 @@ import (
 
 func TestTPM2Libraries(t *testing.T) {
 	exe := systemd("libsystemd-shared-257.so")
-	lib := string(machinetest.Program(elf.EM_X86_64, "", ""))
-	foreign := string(machinetest.Program(elf.EM_386, "", ""))
+	lib := string(systemdtest.Program(elf.EM_X86_64, "", ""))
+	foreign := string(systemdtest.Program(elf.EM_386, "", ""))
 	const esys, mu, rc = "libtss2-esys.so.0", "libtss2-mu.so.0", "libtss2-rc.so.0"
 	for name, c := range map[string]struct {
 		files   map[string]string
@@ -30,7 +31,7 @@ func TestTPM2Libraries(t *testing.T) {
 		"other folder":    {map[string]string{"/opt/" + esys: lib, "/usr/lib/tss/" + mu: lib}, []string{esys, rc, mu}},
 	} {
 		c.files["/proc/1/exe"] = exe
-		got, err := TPM2Libraries(tree(t, c.files))
+		got, err := TPM2Libraries(roottest.Tree(t, c.files))
 		if !slices.Equal(got, c.missing) || err != nil {
 			t.Errorf("%s: %q, %v; want %q", name, got, err, c.missing)
 		}
@@ -53,8 +54,8 @@ func TestTPM2LibrariesCache(t *testing.T) {
 	}
 	file.Close()
 	for _, format := range []string{"new", "compat", "old"} {
-		dir := tree(t, map[string]string{
-			"/proc/1/exe":                  string(machinetest.Program(file.Machine, "", "", "libsystemd-shared-257.so")),
+		dir := roottest.Tree(t, map[string]string{
+			"/proc/1/exe":                  string(systemdtest.Program(file.Machine, "", "", "libsystemd-shared-257.so")),
 			"/etc/ld.so.conf":              "/opt/tpm/lib\n",
 			"/opt/tpm/lib/libtss2-mu.so.0": string(lib),
 		})

@@ -1,4 +1,4 @@
-package machine
+package systemd
 
 import (
 	"bytes"
@@ -12,35 +12,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/bootseal/bootseal/internal/machine/machinetest"
 	"github.com/bootseal/bootseal/internal/root"
+	"github.com/bootseal/bootseal/internal/root/roottest"
+	"github.com/bootseal/bootseal/internal/systemd/systemdtest"
 )
 
-// tree makes a machine of the files, named by their absolute paths there; the
-// content of a symbolic link begins with "-> ".
-func tree(t *testing.T, files map[string]string) root.Dir {
-	t.Helper()
-	dir := t.TempDir()
-	for name, content := range files {
-		path := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		var err error
-		if target, ok := strings.CutPrefix(content, "-> "); ok {
-			err = os.Symlink(target, path)
-		} else {
-			err = os.WriteFile(path, []byte(content), 0o644)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	return root.Dir(dir)
-}
-
 func systemd(library string) string {
-	return string(machinetest.Program(elf.EM_X86_64, "/usr/lib/systemd", "", "libseccomp.so.2", library, "libc.so.6"))
+	return string(systemdtest.Program(elf.EM_X86_64, "/usr/lib/systemd", "", "libseccomp.so.2", library, "libc.so.6"))
 }
 
 func TestVersion(t *testing.T) {
@@ -55,7 +33,7 @@ func TestVersion(t *testing.T) {
 		"libsystemd-shared-250.14-1.el9_4.1.so":   250,
 		"libsystemd-shared-249.11-0ubuntu3.12.so": 249,
 	} {
-		got, err := Version(tree(t, map[string]string{"/proc/1/exe": systemd(library)}))
+		got, err := Version(roottest.Tree(t, map[string]string{"/proc/1/exe": systemd(library)}))
 		if got != want || err != nil {
 			t.Errorf("%s: %d, %v; want %d", library, got, err, want)
 		}
@@ -77,7 +55,7 @@ func TestVersionPlaces(t *testing.T) {
 		"nothing":                          {nil, 0, fs.ErrNotExist},
 		"another init":                     {map[string]string{"/proc/1/exe": systemd("libz.so.1"), "/usr/lib/systemd/systemd": v257}, 0, ErrNotSystemd},
 	} {
-		got, err := Version(tree(t, c.files))
+		got, err := Version(roottest.Tree(t, c.files))
 		if got != c.want || !errors.Is(err, c.err) {
 			t.Errorf("%s: %d, %v; want %d, %v", name, got, err, c.want, c.err)
 		}
@@ -94,11 +72,11 @@ func TestVersionRefuses(t *testing.T) {
 		"huge number":   systemd("libsystemd-shared-99999999999999999999.so"),
 		"only a header": good[:64],
 	} {
-		if got, err := Version(tree(t, map[string]string{"/proc/1/exe": content})); err == nil {
+		if got, err := Version(roottest.Tree(t, map[string]string{"/proc/1/exe": content})); err == nil {
 			t.Errorf("%s: %d, want an error", name, got)
 		}
 	}
-	dir := tree(t, map[string]string{"/proc/1/exe/file": ""})
+	dir := roottest.Tree(t, map[string]string{"/proc/1/exe/file": ""})
 	if got, err := Version(dir); !errors.Is(err, root.ErrNotRegular) {
 		t.Errorf("a folder: %d, %v, want ErrNotRegular", got, err)
 	}
@@ -107,8 +85,8 @@ func TestVersionRefuses(t *testing.T) {
 func TestBuiltWithTPM2(t *testing.T) {
 	const lib = "libsystemd-shared-257.so"
 	exe := systemd(lib)
-	with := string(machinetest.Program(elf.EM_X86_64, "", "x\x00+PAM +TPM2 +BZIP2\x00"))
-	without := string(machinetest.Program(elf.EM_X86_64, "", "x\x00+PAM -TPM2 +BZIP2\x00"))
+	with := string(systemdtest.Program(elf.EM_X86_64, "", "x\x00+PAM +TPM2 +BZIP2\x00"))
+	without := string(systemdtest.Program(elf.EM_X86_64, "", "x\x00+PAM -TPM2 +BZIP2\x00"))
 	for name, c := range map[string]struct {
 		files map[string]string
 		want  bool
@@ -119,16 +97,16 @@ func TestBuiltWithTPM2(t *testing.T) {
 		"before 248":            {map[string]string{"/usr/lib/systemd/" + lib: exe}, false},
 	} {
 		c.files["/proc/1/exe"] = exe
-		got, err := BuiltWithTPM2(tree(t, c.files))
+		got, err := BuiltWithTPM2(roottest.Tree(t, c.files))
 		if got != c.want || err != nil {
 			t.Errorf("%s: %v, %v; want %v", name, got, err, c.want)
 		}
 	}
 	other := map[string]string{"/proc/1/exe": systemd("libz.so.1"), "/lib/systemd/systemd": exe, "/lib/systemd/" + lib: with}
-	if got, err := BuiltWithTPM2(tree(t, other)); !got || err != nil {
+	if got, err := BuiltWithTPM2(roottest.Tree(t, other)); !got || err != nil {
 		t.Errorf("PID 1 is not systemd, but one is installed: %v, %v; want true", got, err)
 	}
-	if got, err := BuiltWithTPM2(tree(t, map[string]string{"/proc/1/exe": exe})); !errors.Is(err, fs.ErrNotExist) {
+	if got, err := BuiltWithTPM2(roottest.Tree(t, map[string]string{"/proc/1/exe": exe})); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("library missing: %v, %v; want fs.ErrNotExist", got, err)
 	}
 }
@@ -160,7 +138,7 @@ func TestInstalledSystemd(t *testing.T) {
 			files[name] = string(data)
 		}
 	}
-	dir := tree(t, files)
+	dir := roottest.Tree(t, files)
 	if got, err := Version(dir); got != want || err != nil {
 		t.Errorf("Version: %d, %v; want %d", got, err, want)
 	}
@@ -184,7 +162,7 @@ func TestInstalledSystemd(t *testing.T) {
 
 func FuzzSystemd(f *testing.F) {
 	f.Add([]byte(systemd("libsystemd-shared-257.so")))
-	f.Add(machinetest.Program(elf.EM_X86_64, "", " +TPM2 "))
+	f.Add(systemdtest.Program(elf.EM_X86_64, "", " +TPM2 "))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		file, err := elf.NewFile(bytes.NewReader(data))
 		if err != nil {

@@ -1,5 +1,5 @@
-// Package machinetest starts software TPMs for tests.
-package machinetest
+// Package swtpmtest starts software TPMs for tests.
+package swtpmtest
 
 import (
 	"io"
@@ -22,9 +22,9 @@ type TPM struct {
 	tb  testing.TB
 }
 
-// NewTPM makes a TPM 2.0 with a SHA-256 bank of PCRs and starts it. The test
+// New makes a TPM 2.0 with a SHA-256 bank of PCRs and starts it. The test
 // fails if swtpm(8) is not installed.
-func NewTPM(tb testing.TB) *TPM {
+func New(tb testing.TB) *TPM {
 	tb.Helper()
 	dir, err := os.MkdirTemp("", "swtpm")
 	if err != nil {

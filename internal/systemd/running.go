@@ -1,7 +1,7 @@
-// Package machine tells facts about the running machine, and opens its TPM and
-// its host key. What the generator calls at every boot starts no process and
-// speaks to no bus.
-package machine
+// Package systemd tells which systemd a machine has and what that can do. The
+// generator asks at every boot: it reads files only, starts no process and speaks to
+// no bus.
+package systemd
 
 import (
 	"bytes"

@@ -1,4 +1,7 @@
-package machine
+// Package hostkey reads and makes the host key of systemd-creds(1), the file
+// credential.secret. It refuses one that others than root could have made or read,
+// and never replaces one.
+package hostkey
 
 import (
 	"crypto/hmac"
@@ -18,25 +21,25 @@ import (
 )
 
 var (
-	// ErrNoHostKey says that the host key does not exist.
-	ErrNoHostKey = errors.New("no host key")
-	// ErrHostKeyForeign says that the host key belongs to another machine ID.
-	ErrHostKeyForeign = errors.New("host key of another machine")
-	// ErrHostKeyUnsafe says that the host key's file is not one that may be
+	// ErrMissing says that the host key does not exist.
+	ErrMissing = errors.New("no host key")
+	// ErrForeign says that the host key belongs to another machine ID.
+	ErrForeign = errors.New("host key of another machine")
+	// ErrUnsafe says that the host key's file is not one that may be
 	// trusted: its type, owner, mode, link count or size is wrong.
-	ErrHostKeyUnsafe = errors.New("unsafe host key file")
+	ErrUnsafe = errors.New("unsafe host key file")
 )
 
 const (
 	hostKeyIDSize = 16
-	// HostKeySize is the size in bytes of the keys that CreateHostKey makes,
+	// Size is the size in bytes of the keys that Create makes,
 	// and of the largest that systemd reads; the smallest is one byte.
-	HostKeySize = 4096
+	Size = 4096
 )
 
-// HostKeyPath is where the host key lies: $SYSTEMD_CREDENTIAL_SECRET, an
+// Path is where the host key lies: $SYSTEMD_CREDENTIAL_SECRET, an
 // absolute path without "." and "..", or /var/lib/systemd/credential.secret.
-func HostKeyPath() (string, error) {
+func Path() (string, error) {
 	name := os.Getenv("SYSTEMD_CREDENTIAL_SECRET")
 	if name == "" {
 		return "/var/lib/systemd/credential.secret", nil
@@ -47,14 +50,14 @@ func HostKeyPath() (string, error) {
 	return name, nil
 }
 
-// ReadHostKey reads the host key path, that of systemd-creds(1), for the machine
+// Read reads the host key path, that of systemd-creds(1), for the machine
 // id: the file without its first 16 bytes. The caller clears it.
 //
 // The file must be a regular file, not a symbolic link, of mode 0400 with one
-// link and owned by root or the caller. The errors are ErrNoHostKey,
-// ErrHostKeyForeign and ErrHostKeyUnsafe. Unlike systemd it never deletes a key
+// link and owned by root or the caller. The errors are ErrMissing,
+// ErrForeign and ErrUnsafe. Unlike systemd it never deletes a key
 // of another machine ID: the ID may come back.
-func ReadHostKey(path string, id [16]byte) ([]byte, error) {
+func Read(path string, id [16]byte) ([]byte, error) {
 	key, err := readHostKey(path, id)
 	if err != nil {
 		return nil, fmt.Errorf("reading the host key %s: %w", path, err)
@@ -66,9 +69,9 @@ func readHostKey(path string, id [16]byte) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, ErrNoHostKey
+		return nil, ErrMissing
 	case errors.Is(err, unix.ELOOP):
-		return nil, fmt.Errorf("%w: it is a symbolic link", ErrHostKeyUnsafe)
+		return nil, fmt.Errorf("%w: it is a symbolic link", ErrUnsafe)
 	case err != nil:
 		return nil, errors.Unwrap(err)
 	}
@@ -79,44 +82,44 @@ func readHostKey(path string, id [16]byte) ([]byte, error) {
 	}
 	switch {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return nil, fmt.Errorf("%w: it is not a regular file", ErrHostKeyUnsafe)
+		return nil, fmt.Errorf("%w: it is not a regular file", ErrUnsafe)
 	case st.Mode&0o7777 != 0o400:
-		return nil, fmt.Errorf("%w: its mode is %04o, expected 0400", ErrHostKeyUnsafe, st.Mode&0o7777)
+		return nil, fmt.Errorf("%w: its mode is %04o, expected 0400", ErrUnsafe, st.Mode&0o7777)
 	case st.Nlink != 1:
-		return nil, fmt.Errorf("%w: it has %d links, expected 1", ErrHostKeyUnsafe, st.Nlink)
+		return nil, fmt.Errorf("%w: it has %d links, expected 1", ErrUnsafe, st.Nlink)
 	case st.Uid != 0 && st.Uid != uint32(os.Geteuid()):
-		return nil, fmt.Errorf("%w: it belongs to user %d, expected root", ErrHostKeyUnsafe, st.Uid)
-	case st.Size <= hostKeyIDSize || st.Size > hostKeyIDSize+HostKeySize:
-		return nil, fmt.Errorf("%w: it has %d bytes, expected %d to %d", ErrHostKeyUnsafe, st.Size, hostKeyIDSize+1, hostKeyIDSize+HostKeySize)
+		return nil, fmt.Errorf("%w: it belongs to user %d, expected root", ErrUnsafe, st.Uid)
+	case st.Size <= hostKeyIDSize || st.Size > hostKeyIDSize+Size:
+		return nil, fmt.Errorf("%w: it has %d bytes, expected %d to %d", ErrUnsafe, st.Size, hostKeyIDSize+1, hostKeyIDSize+Size)
 	}
-	data, err := secret.Read(f, hostKeyIDSize+HostKeySize)
+	data, err := secret.Read(f, hostKeyIDSize+Size)
 	if err != nil {
 		return nil, err
 	}
 	if int64(len(data)) != st.Size {
 		clear(data)
-		return nil, fmt.Errorf("%w: it changed while it was read", ErrHostKeyUnsafe)
+		return nil, fmt.Errorf("%w: it changed while it was read", ErrUnsafe)
 	}
 	want := hostKeyID(id)
 	if subtle.ConstantTimeCompare(data[:hostKeyIDSize], want[:]) == 0 {
 		clear(data)
-		return nil, ErrHostKeyForeign
+		return nil, ErrForeign
 	}
 	return data[hostKeyIDSize:], nil
 }
 
-// CreateHostKey returns the host key as ReadHostKey does, and makes one first if
-// there is none: HostKeySize random bytes, in a file that is there whole or not
+// Create returns the host key as Read does, and makes one first if
+// there is none: Size random bytes, in a file that is there whole or not
 // at all. A missing folder is made with mode 0755.
-func CreateHostKey(path string, id [16]byte) ([]byte, error) {
-	key, err := ReadHostKey(path, id)
-	if !errors.Is(err, ErrNoHostKey) {
+func Create(path string, id [16]byte) ([]byte, error) {
+	key, err := Read(path, id)
+	if !errors.Is(err, ErrMissing) {
 		return key, err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("creating the host key: %w", err)
 	}
-	data := make([]byte, hostKeyIDSize+HostKeySize)
+	data := make([]byte, hostKeyIDSize+Size)
 	defer clear(data)
 	own := hostKeyID(id)
 	copy(data, own[:])
@@ -129,7 +132,7 @@ func CreateHostKey(path string, id [16]byte) ([]byte, error) {
 		return nil, fmt.Errorf("creating the host key: %w", err)
 	}
 	// Either ours, or that of somebody who was faster.
-	return ReadHostKey(path, id)
+	return Read(path, id)
 }
 
 // hostKeyID derives what a host key starts with from the machine ID, so that the
@@ -139,7 +142,7 @@ func hostKeyID(id [16]byte) (derived [hostKeyIDSize]byte) {
 	mac := hmac.New(sha256.New, id[:])
 	mac.Write(application)
 	copy(derived[:], mac.Sum(nil))
-	// Version 4, variant 1 of RFC 4122.
+	// systemd.Version 4, variant 1 of RFC 4122.
 	derived[6] = derived[6]&0x0F | 0x40
 	derived[8] = derived[8]&0x3F | 0x80
 	return derived

@@ -1,4 +1,6 @@
-package machine
+// Package tpmdevice opens the TPM 2.0 that --tpm2-device= names and carries single
+// commands to it, each within a bounded time. What they mean is package tpm's.
+package tpmdevice
 
 import (
 	"encoding/binary"
@@ -18,17 +20,18 @@ import (
 
 	"github.com/google/go-tpm/tpm2/transport"
 
+	"github.com/bootseal/bootseal/internal/machine"
 	"github.com/bootseal/bootseal/internal/root"
 )
 
 var (
 	// ErrNoTPM says that there is no TPM 2.0 device where one was looked for.
 	ErrNoTPM = errors.New("no TPM 2.0 device")
-	// ErrTPMBusy says that another program holds the TPM, or that it did not
+	// ErrBusy says that another program holds the TPM, or that it did not
 	// answer in time.
-	ErrTPMBusy = errors.New("TPM is busy")
-	// ErrTPMResponse says that what came back is no answer of a TPM.
-	ErrTPMResponse = errors.New("malformed TPM response")
+	ErrBusy = errors.New("TPM is busy")
+	// ErrResponse says that what came back is no answer of a TPM.
+	ErrResponse = errors.New("malformed TPM response")
 )
 
 const (
@@ -51,7 +54,7 @@ const (
 	driverTime = 30 * time.Second
 )
 
-// OpenTPM opens the TPM that spec names, in the syntax of --tpm2-device=
+// Open opens the TPM that spec names, in the syntax of --tpm2-device=
 // (systemd-creds(1)):
 //
 //	/dev/tpmrm0, device:/dev/tpmrm0   a kernel device
@@ -62,10 +65,10 @@ const (
 // An empty spec and auto stand for $SYSTEMD_TPM2_DEVICE where that is set; else an
 // empty one is /dev/tpmrm0.
 //
-// Errors are ErrNoTPM and ErrTPMBusy, here and from each Send, and
-// ErrTPMResponse. The device is for one caller at a time. A response code is
+// Errors are ErrNoTPM and ErrBusy, here and from each Send, and
+// ErrResponse. The device is for one caller at a time. A response code is
 // the caller's to read; nothing is sent twice.
-func OpenTPM(spec string) (transport.TPMCloser, error) {
+func Open(spec string) (transport.TPMCloser, error) {
 	if named := os.Getenv("SYSTEMD_TPM2_DEVICE"); named != "" && (spec == "" || spec == "auto") {
 		spec = named
 	}
@@ -100,10 +103,10 @@ func openTPM(spec string) (transport.TPMCloser, error) {
 	return nil, errors.New(`expected device:PATH, swtpm:path=PATH, swtpm:host=HOST,port=PORT, an absolute path or "auto"`)
 }
 
-// AwaitTPM waits, for half a minute at most, until there is the kernel device that
-// spec names (see [OpenTPM]), if the firmware announces a TPM 2.0: when a machine
+// Await waits, for half a minute at most, until there is the kernel device that
+// spec names (see [Open]), if the firmware announces a TPM 2.0: when a machine
 // boots, its driver may come later than the units that need it.
-func AwaitTPM(spec string) {
+func Await(spec string) {
 	if spec == "" {
 		spec = os.Getenv("SYSTEMD_TPM2_DEVICE")
 	}
@@ -111,7 +114,7 @@ func AwaitTPM(spec string) {
 	if path == "" {
 		path = strings.TrimPrefix(defaultTPM, "device:")
 	}
-	if !filepath.IsAbs(path) || Container("/") || !exists("/", acpiTPM2) {
+	if !filepath.IsAbs(path) || !machine.AnnouncesTPM2("/") {
 		return
 	}
 	for end := time.Now().Add(driverTime); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
@@ -157,7 +160,7 @@ func openDevice(path string) (*device, error) {
 	case unix.ENOENT, unix.ENXIO, unix.ENODEV:
 		return nil, fmt.Errorf("%w: %w", ErrNoTPM, err)
 	case unix.EBUSY:
-		return nil, fmt.Errorf("%w: another program has it open", ErrTPMBusy)
+		return nil, fmt.Errorf("%w: another program has it open", ErrBusy)
 	default:
 		return nil, err
 	}
@@ -181,7 +184,7 @@ func uninterrupted(call func(int, []byte) (int, error), fd int, p []byte) (int, 
 		case unix.EINTR:
 			continue
 		case unix.EBUSY, unix.ETIME:
-			return 0, fmt.Errorf("%w: %w", ErrTPMBusy, err)
+			return 0, fmt.Errorf("%w: %w", ErrBusy, err)
 		case unix.ENODEV, unix.EPIPE:
 			return 0, fmt.Errorf("%w: it went away: %w", ErrNoTPM, err)
 		}
@@ -211,7 +214,7 @@ func (d *device) Send(command []byte) ([]byte, error) {
 	case a := <-done:
 		return a.response, a.err
 	case <-timer.C:
-		d.broken = fmt.Errorf("%w: no answer within %v", ErrTPMBusy, limit)
+		d.broken = fmt.Errorf("%w: no answer within %v", ErrBusy, limit)
 		return nil, d.broken
 	}
 }
@@ -302,7 +305,7 @@ func socketError(err error) error {
 	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%w: %w", ErrNoTPM, err)
 	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, syscall.EAGAIN):
-		return fmt.Errorf("%w: %w", ErrTPMBusy, err)
+		return fmt.Errorf("%w: %w", ErrBusy, err)
 	}
 	return err
 }
@@ -333,7 +336,7 @@ func exchange(rw io.ReadWriter, command []byte) ([]byte, error) {
 	for n < size {
 		m, err := rw.Read(buf[n:])
 		if m == 0 && (err == nil || err == io.EOF) {
-			return nil, fmt.Errorf("%w: it ends after %d bytes of %d", ErrTPMResponse, n, size)
+			return nil, fmt.Errorf("%w: it ends after %d bytes of %d", ErrResponse, n, size)
 		}
 		if m == 0 {
 			return nil, fmt.Errorf("reading the response: %w", err)
@@ -341,13 +344,13 @@ func exchange(rw io.ReadWriter, command []byte) ([]byte, error) {
 		if n += m; n >= headerSize {
 			length := binary.BigEndian.Uint32(buf[2:])
 			if length < headerSize || length > maxResponse {
-				return nil, fmt.Errorf("%w: it says it is %d bytes long, expected %d to %d", ErrTPMResponse, length, headerSize, maxResponse)
+				return nil, fmt.Errorf("%w: it says it is %d bytes long, expected %d to %d", ErrResponse, length, headerSize, maxResponse)
 			}
 			size = int(length)
 		}
 	}
 	if n > size {
-		return nil, fmt.Errorf("%w: %d bytes follow its end", ErrTPMResponse, n-size)
+		return nil, fmt.Errorf("%w: %d bytes follow its end", ErrResponse, n-size)
 	}
 	return buf[:n:n], nil
 }

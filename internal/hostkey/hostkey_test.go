@@ -1,4 +1,4 @@
-package machine
+package hostkey
 
 import (
 	"bytes"
@@ -11,12 +11,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bootseal/bootseal/internal/machine"
 	"github.com/bootseal/bootseal/internal/root"
 )
 
 // A key that the real systemd-creds makes is read, and it takes ours.
 func TestHostKeyOfSystemd(t *testing.T) {
-	id, err := ID("/")
+	id, err := machine.ID("/")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +41,7 @@ func TestHostKeyOfSystemd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := ReadHostKey(theirs, id)
+	key, err := Read(theirs, id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +50,7 @@ func TestHostKeyOfSystemd(t *testing.T) {
 	}
 
 	ours := filepath.Join(t.TempDir(), "new", "folder", "credential.secret")
-	if key, err = CreateHostKey(ours, id); err != nil {
+	if key, err = Create(ours, id); err != nil {
 		t.Fatal(err)
 	}
 	creds(ours, "encrypt", "-", "-")
@@ -71,7 +72,7 @@ func TestCreateHostKeyOnce(t *testing.T) {
 		wait.Add(1)
 		go func() {
 			defer wait.Done()
-			key, err := CreateHostKey(path, [16]byte{1})
+			key, err := Create(path, [16]byte{1})
 			if err != nil {
 				t.Error(err)
 			}
@@ -80,7 +81,7 @@ func TestCreateHostKeyOnce(t *testing.T) {
 	}
 	wait.Wait()
 	for _, key := range keys {
-		if len(key) != HostKeySize || !bytes.Equal(key, keys[0]) {
+		if len(key) != Size || !bytes.Equal(key, keys[0]) {
 			t.Errorf("keys of %d and %d bytes differ", len(key), len(keys[0]))
 		}
 	}
@@ -99,34 +100,34 @@ func TestReadHostKeyRefuses(t *testing.T) {
 		spoil func(path string) error
 		want  error
 	}{
-		"missing":        {os.Remove, ErrNoHostKey},
-		"readable":       {func(p string) error { return os.Chmod(p, 0o440) }, ErrHostKeyUnsafe},
-		"writable":       {func(p string) error { return os.Chmod(p, 0o600) }, ErrHostKeyUnsafe},
-		"set-user-ID":    {func(p string) error { return unix.Chmod(p, 0o4400) }, ErrHostKeyUnsafe},
-		"two links":      {func(p string) error { return os.Link(p, p+"2") }, ErrHostKeyUnsafe},
-		"other owner":    {func(p string) error { return os.Chown(p, 65534, 65534) }, ErrHostKeyUnsafe},
-		"only its ID":    {func(p string) error { return os.Truncate(p, 16) }, ErrHostKeyUnsafe},
-		"one too large":  {func(p string) error { return os.Truncate(p, 4113) }, ErrHostKeyUnsafe},
-		"other machine":  {func(string) error { id = [16]byte{2}; return nil }, ErrHostKeyForeign},
-		"a link to it":   {func(p string) error { return errors.Join(os.Rename(p, p+"2"), os.Symlink(p+"2", p)) }, ErrHostKeyUnsafe},
-		"a FIFO":         {func(p string) error { return errors.Join(os.Remove(p), unix.Mkfifo(p, 0o400)) }, ErrHostKeyUnsafe},
-		"a folder":       {func(p string) error { return errors.Join(os.Remove(p), os.Mkdir(p, 0o400)) }, ErrHostKeyUnsafe},
-		"folder missing": {func(p string) error { return os.RemoveAll(filepath.Dir(p)) }, ErrNoHostKey},
+		"missing":        {os.Remove, ErrMissing},
+		"readable":       {func(p string) error { return os.Chmod(p, 0o440) }, ErrUnsafe},
+		"writable":       {func(p string) error { return os.Chmod(p, 0o600) }, ErrUnsafe},
+		"set-user-ID":    {func(p string) error { return unix.Chmod(p, 0o4400) }, ErrUnsafe},
+		"two links":      {func(p string) error { return os.Link(p, p+"2") }, ErrUnsafe},
+		"other owner":    {func(p string) error { return os.Chown(p, 65534, 65534) }, ErrUnsafe},
+		"only its ID":    {func(p string) error { return os.Truncate(p, 16) }, ErrUnsafe},
+		"one too large":  {func(p string) error { return os.Truncate(p, 4113) }, ErrUnsafe},
+		"other machine":  {func(string) error { id = [16]byte{2}; return nil }, ErrForeign},
+		"a link to it":   {func(p string) error { return errors.Join(os.Rename(p, p+"2"), os.Symlink(p+"2", p)) }, ErrUnsafe},
+		"a FIFO":         {func(p string) error { return errors.Join(os.Remove(p), unix.Mkfifo(p, 0o400)) }, ErrUnsafe},
+		"a folder":       {func(p string) error { return errors.Join(os.Remove(p), os.Mkdir(p, 0o400)) }, ErrUnsafe},
+		"folder missing": {func(p string) error { return os.RemoveAll(filepath.Dir(p)) }, ErrMissing},
 	} {
 		id = [16]byte{1}
 		path := filepath.Join(t.TempDir(), "folder", "credential.secret")
-		if _, err := CreateHostKey(path, id); err != nil {
+		if _, err := Create(path, id); err != nil {
 			t.Fatal(err)
 		}
 		if err := c.spoil(path); err != nil {
 			t.Fatal(err)
 		}
-		if key, err := ReadHostKey(path, id); !errors.Is(err, c.want) || key != nil {
+		if key, err := Read(path, id); !errors.Is(err, c.want) || key != nil {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
-		if c.want != ErrNoHostKey {
-			if _, err := CreateHostKey(path, id); !errors.Is(err, c.want) {
-				t.Errorf("%s: CreateHostKey: %v, want %v", name, err, c.want)
+		if c.want != ErrMissing {
+			if _, err := Create(path, id); !errors.Is(err, c.want) {
+				t.Errorf("%s: Create: %v, want %v", name, err, c.want)
 			}
 			if _, err := os.Lstat(path); err != nil {
 				t.Errorf("%s: the file is gone: %v", name, err)
@@ -137,19 +138,19 @@ func TestReadHostKeyRefuses(t *testing.T) {
 
 // Keys of other sizes than systemd makes today are used by it, so by us.
 func TestReadHostKeySizes(t *testing.T) {
-	id, err := ID(root.Dir("/"))
+	id, err := machine.ID(root.Dir("/"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, size := range []int64{17, 48, 4112} {
 		path := filepath.Join(t.TempDir(), "credential.secret")
-		if _, err := CreateHostKey(path, id); err != nil {
+		if _, err := Create(path, id); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.Truncate(path, size); err != nil {
 			t.Fatal(err)
 		}
-		if key, err := ReadHostKey(path, id); err != nil || int64(len(key)) != size-16 {
+		if key, err := Read(path, id); err != nil || int64(len(key)) != size-16 {
 			t.Errorf("%d bytes: key of %d bytes, %v", size, len(key), err)
 		}
 	}
@@ -157,16 +158,16 @@ func TestReadHostKeySizes(t *testing.T) {
 
 func TestHostKeyPath(t *testing.T) {
 	t.Setenv("SYSTEMD_CREDENTIAL_SECRET", "")
-	if path, err := HostKeyPath(); path != "/var/lib/systemd/credential.secret" || err != nil {
+	if path, err := Path(); path != "/var/lib/systemd/credential.secret" || err != nil {
 		t.Errorf("default: %q, %v", path, err)
 	}
 	t.Setenv("SYSTEMD_CREDENTIAL_SECRET", "/run/key")
-	if path, err := HostKeyPath(); path != "/run/key" || err != nil {
+	if path, err := Path(); path != "/run/key" || err != nil {
 		t.Errorf("/run/key: %q, %v", path, err)
 	}
 	for _, value := range []string{"key", "./key", "/run/../key", "/run//key", "/run/key/"} {
 		t.Setenv("SYSTEMD_CREDENTIAL_SECRET", value)
-		if path, err := HostKeyPath(); err == nil {
+		if path, err := Path(); err == nil {
 			t.Errorf("%q: %q, want an error", value, path)
 		}
 	}
@@ -192,14 +193,14 @@ func FuzzHostKey(f *testing.F) {
 		if err := unix.Chmod(path, mode&0o7777); err != nil {
 			t.Fatal(err)
 		}
-		key, err := ReadHostKey(path, id)
+		key, err := Read(path, id)
 		valid := mode&0o7777 == 0o400 && len(data) > 16 && len(data) <= 16+4096
 		switch {
 		case err == nil && (!valid || !bytes.Equal(data, append(own[:], key...))):
 			t.Errorf("accepted %x with mode %o", data, mode)
 		case err != nil && valid && bytes.HasPrefix(data, own[:]):
 			t.Errorf("refused %d bytes: %v", len(data), err)
-		case err != nil && !errors.Is(err, ErrHostKeyUnsafe) && !errors.Is(err, ErrHostKeyForeign):
+		case err != nil && !errors.Is(err, ErrUnsafe) && !errors.Is(err, ErrForeign):
 			t.Errorf("no cause: %v", err)
 		}
 		if after, err := os.ReadFile(path); err != nil || !bytes.Equal(after, data) {

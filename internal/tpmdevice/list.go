@@ -1,4 +1,4 @@
-package machine
+package tpmdevice
 
 import (
 	"errors"
@@ -9,26 +9,26 @@ import (
 	"github.com/bootseal/bootseal/internal/root"
 )
 
-// A TPMDevice is a TPM 2.0 that the kernel knows.
-type TPMDevice struct {
+// A Device is a TPM 2.0 that the kernel knows.
+type Device struct {
 	Path   string // of the device node
 	Device string // its name in the firmware or on its bus, "" if unknown
 	Driver string // of the kernel, "" if unknown
 }
 
-// TPMDevices lists the TPMs of the machine.
-func TPMDevices(dir root.Dir) ([]TPMDevice, error) {
+// List lists the TPMs of the machine.
+func List(dir root.Dir) ([]Device, error) {
 	const class = "/sys/class/tpmrm"
 	entries, err := dir.ReadDir(class)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("listing TPMs: %w", err)
 	}
-	var all []TPMDevice
+	var all []Device
 	for _, entry := range entries {
 		folder := path.Join(class, entry.Name())
 		device, _ := dir.Readlink(folder, "device")
 		driver, _ := dir.Readlink(folder+"/device", "driver")
-		all = append(all, TPMDevice{"/dev/" + entry.Name(), base(device), base(driver)})
+		all = append(all, Device{"/dev/" + entry.Name(), base(device), base(driver)})
 	}
 	return all, nil
 }
