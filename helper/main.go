@@ -4,46 +4,35 @@
 package main
 
 import (
-	"fmt"
 	"os"
+	"path/filepath"
 
+	"github.com/bootseal/bootseal/internal/report"
 	"github.com/bootseal/bootseal/internal/secret"
 )
 
 // version is set by the build.
 var version = "unknown"
 
-// verbs are what the first argument that is no option may be. Each gets the
-// other arguments.
-var verbs = map[string]func(args []string) error{
-	"encrypt":  encrypt,
-	"decrypt":  decrypt,
-	"list":     list,
-	"cat":      cat,
-	"setup":    setup,
-	"has-tpm2": hasTPM2,
-	"help":     showHelp,
-	"unseal":   unseal,
-	"cleanup":  cleanup,
-	"explain":  explain,
-	"refuse":   refuse,
-	"serve":    serve,
-	"preview":  preview,
-	"inspect":  inspect,
-	"check":    check,
-	"apply":    apply,
-	"reseal":   reseal,
-	"rotate":   rotate,
-	"adopt":    adopt,
-}
+func main() { os.Exit(run(os.Args)) }
 
-func main() {
+// run returns the exit status. Called systemd-creds, this is that program, whose
+// every failure has status 1.
+func run(args []string) int {
+	program, status := bootseal(), report.Failure
+	if filepath.Base(args[0]) == nameOfSystemdCreds {
+		program, status = systemdCreds(), report.Plainly
+	}
+	report.Program = program.Name
 	warning, err := secret.Protect()
-	if err != nil {
-		os.Exit(report(err))
-	}
 	if warning != "" {
-		fmt.Fprintf(os.Stderr, "%s: warning: %s\n", program(), warning)
+		report.Warn("%s", warning)
 	}
-	os.Exit(report(run(os.Args[1:])))
+	if err == nil {
+		err = program.Run(args[1:])
+	}
+	if err == nil {
+		return 0
+	}
+	return status(err)
 }

@@ -6,30 +6,23 @@ import (
 	"go/token"
 	"maps"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
+
+	"github.com/bootseal/bootseal/internal/cli"
+	"github.com/bootseal/bootseal/internal/failure"
+	"github.com/spf13/pflag"
 )
 
 // TestManual holds the manual pages against the code: each option, verb, policy
 // key and exit status stands in its page, and the pages have no others.
 func TestManual(t *testing.T) {
-	hooks := []string{"hook.go", "serve.go"}
-	var prompt []string
-	files, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, file := range files {
-		if !strings.HasSuffix(file, "_test.go") && !slices.Contains(hooks, file) {
-			prompt = append(prompt, file)
-		}
-	}
-	same(t, "options in bootseal(1)", documentedOptions(t, "bootseal.1"), definedOptions(t, prompt...))
-	same(t, "options in bootseal-unseal(8)", documentedOptions(t, "bootseal-unseal.8"), definedOptions(t, hooks...))
+	same(t, "options in bootseal(1)", documentedOptions(t, "bootseal.1"), optionsOf(false, "help", "version"))
+	same(t, "options in bootseal-unseal(8)", documentedOptions(t, "bootseal-unseal.8"), optionsOf(true))
 	same(t, "options in bootseal-generator(8)", documentedOptions(t, "bootseal-generator.8"), definedOptions(t, "../generator/main.go"))
 	same(t, "keys in bootseal.policy(5)", keysOf(t), policyKeys(t))
 
@@ -42,9 +35,10 @@ func TestManual(t *testing.T) {
 		}
 	}
 	defined := map[string]bool{}
-	for verb := range verbs {
-		defined[verb] = true
+	for _, v := range verbs() {
+		defined[v.Name] = true
 	}
+	defined["help"] = true
 	// Paragraphs may begin with a verb, too; they are verbs all the same.
 	same(t, "verbs", documented, defined)
 
@@ -57,14 +51,68 @@ func TestManual(t *testing.T) {
 	same(t, "checks in bootseal(1)", documented, checkNames(t))
 
 	table := manual(t, "bootseal.1")
-	for _, o := range outcomes {
-		if row := "|  " + strconv.Itoa(o.status) + "\n:  " + o.meaning + "\n"; o.meaning != "" && !strings.Contains(table, row) {
+	for _, k := range failure.Kinds() {
+		if row := "|  " + strconv.Itoa(k.Status) + "\n:  " + k.Meaning + "\n"; !strings.Contains(table, row) {
 			t.Errorf("bootseal(1) lacks the exit status\n%s", row)
 		}
 	}
 	_, table, _ = strings.Cut(table, "\n# EXIT STATUS\n")
-	if got, want := strings.Count(table, "\n|  "), len(slices.Compact(statuses())); got != want {
+	if got, want := strings.Count(table, "\n|  "), len(failure.Kinds())+1; got != want { // and success
 		t.Errorf("bootseal(1) has %d exit statuses, the code %d", got, want)
+	}
+}
+
+// optionsOf are those of the verbs that unit files run, or of the others.
+func optionsOf(inUnits bool, more ...string) map[string]bool {
+	all := map[string]bool{}
+	for _, name := range more {
+		all[name] = true
+	}
+	// One letter is enough where there is a word, too.
+	letters := map[string]string{"help": "h"}
+	for _, v := range verbs() {
+		v.Flags.VisitAll(func(flag *pflag.Flag) {
+			if v.InUnits == inUnits && !flag.Hidden {
+				all[flag.Name] = true
+				if flag.Shorthand != "" {
+					letters[flag.Name] = flag.Shorthand
+				}
+			}
+		})
+	}
+	for name := range all {
+		if letters[name] != "" {
+			all[letters[name]] = true
+		}
+	}
+	return all
+}
+
+// TestHelp: all verbs fit on one screen, and each has its own.
+func TestHelp(t *testing.T) {
+	var out strings.Builder
+	if err := help(&out); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+	if len(lines) > 24 {
+		t.Errorf("%d lines; want at most 24:\n%s", len(lines), out.String())
+	}
+	for _, line := range lines {
+		if utf8.RuneCountInString(line) > 80 {
+			t.Errorf("longer than 80 characters: %s", line)
+		}
+	}
+	for _, v := range verbs() {
+		out.Reset()
+		if err := cli.WriteHelp(&out, "bootseal", v); err != nil {
+			t.Fatal(err)
+		}
+		v.Flags.VisitAll(func(flag *pflag.Flag) {
+			if !flag.Hidden && (flag.Usage == "" || !strings.Contains(out.String(), "-"+flag.Name)) {
+				t.Errorf("the help of %s does not tell what -%s does:\n%s", v.Name, flag.Name, out.String())
+			}
+		})
 	}
 }
 
@@ -99,19 +147,12 @@ func TestCompletion(t *testing.T) {
 		for _, m := range regexp.MustCompile(patterns.verb).FindAllStringSubmatch(string(text), -1) {
 			words[m[1]] = true
 		}
-		for verb := range verbs {
-			if !slices.Contains([]string{"unseal", "cleanup", "refuse", "serve"}, verb) && !words[verb] {
-				t.Errorf("%s: the verb %s is not there", file, verb)
+		for _, v := range verbs() {
+			if !v.InUnits && !words[v.Name] {
+				t.Errorf("%s: the verb %s is not there", file, v.Name)
 			}
 		}
 	}
-}
-
-func statuses() (all []int) {
-	for _, o := range outcomes {
-		all = append(all, o.status)
-	}
-	return all
 }
 
 func same(t *testing.T, what string, documented, defined map[string]bool) {
@@ -209,7 +250,7 @@ func literals(args []ast.Expr) (all []string) {
 // checkNames are the first arguments of add in the files of check.
 func checkNames(t *testing.T) map[string]bool {
 	all := map[string]bool{}
-	for _, call := range calls(t, "checkmachine.go", "checkunit.go") {
+	for _, call := range calls(t, "../internal/check/machine.go", "../internal/check/unit.go") {
 		if f, ok := call.Fun.(*ast.Ident); ok && f.Name == "add" {
 			all[literals(call.Args[:1])[0]] = true
 		}

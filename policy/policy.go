@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/bootseal/bootseal/internal/failure"
 	"github.com/bootseal/bootseal/internal/root"
 )
 
@@ -141,8 +142,13 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
+var errInvalid = failure.Blocked.New("invalid policy", "correct the policy file")
+
+// Failure says that the file has to be corrected.
+func (e *Error) Failure() *failure.Cause { return errInvalid }
+
 // ErrNoPolicy says that no policy file covers a unit.
-var ErrNoPolicy = errors.New("no policy")
+var ErrNoPolicy = failure.Blocked.New("no policy", "write the policy file, see \"man bootseal.policy\"")
 
 // File is a policy file that has been found, not yet read.
 type File struct {

@@ -1,33 +1,35 @@
 package credential
 
-import "errors"
+import "github.com/bootseal/bootseal/internal/failure"
+
+const damaged = "on another machine, or with another credential.secret, it cannot be opened either; restore the file from a copy, or encrypt the secret again"
 
 // One error per cause; every error of this package wraps exactly one of them.
 // The numbers are the checks of section 2.8 of the format document.
 var (
-	ErrNotBase64      = errors.New("not Base64 text")
-	ErrTooLarge       = errors.New("credential is too large")
-	ErrTooShort       = errors.New("credential is too short")                          // 1, 6, 8, 9, 14
-	ErrUnknownType    = errors.New("unknown credential type")                          // 2
-	ErrScopeMismatch  = errors.New("credential is for another scope")                  // 5
-	ErrKeySize        = errors.New("invalid key_size")                                 // 7
-	ErrBlockSize      = errors.New("invalid block_size")                               // 7
-	ErrIVSize         = errors.New("invalid iv_size")                                  // 7
-	ErrTagSize        = errors.New("invalid tag_size")                                 // 7
-	ErrPCRMask        = errors.New("PCR mask out of range")                            // 9
-	ErrPCRBank        = errors.New("invalid PCR bank")                                 // 9
-	ErrPrimaryAlg     = errors.New("invalid primary key algorithm")                    // 9
-	ErrTPMBlobSize    = errors.New("invalid size of the TPM blob")                     // 9
-	ErrPolicyHashSize = errors.New("invalid size of the policy hash")                  // 9
-	ErrPublicKeySize  = errors.New("invalid size of the public key")                   // 9
-	ErrSRKSize        = errors.New("invalid size of the pinned SRK")                   // 9
-	ErrSRK            = errors.New("invalid pinned SRK")                               // 9
-	ErrScopeFlags     = errors.New("unsupported scope flags")                          // 11
-	ErrNoKey          = errors.New("key is missing or has the wrong size")             // 10, 12
-	ErrAuth           = errors.New("authentication failed: wrong key or damaged data") // 13
-	ErrTimestamps     = errors.New("timestamp is not before not-after")                // 15
-	ErrMetadata       = errors.New("invalid metadata")                                 // 16
-	ErrName           = errors.New("invalid credential name")                          // 16
-	ErrNameMismatch   = errors.New("credential is for another name")                   // 17
-	ErrExpired        = errors.New("credential has expired")                           // 18
+	ErrNotBase64      = failure.Damaged.New("not Base64 text", damaged)
+	ErrTooLarge       = failure.Damaged.New("credential is too large", "no credential is that large; is it the right file?")
+	ErrTooShort       = failure.Damaged.New("credential is too short", damaged)                                                                                    // 1, 6, 8, 9, 14
+	ErrUnknownType    = failure.Damaged.New("unknown credential type", damaged)                                                                                    // 2
+	ErrScopeMismatch  = failure.Unfit.New("credential is for another scope", "name its user with --uid=, or leave out --user and --uid= for one of the system")    // 5
+	ErrKeySize        = failure.Damaged.New("invalid key_size", damaged)                                                                                           // 7
+	ErrBlockSize      = failure.Damaged.New("invalid block_size", damaged)                                                                                         // 7
+	ErrIVSize         = failure.Damaged.New("invalid iv_size", damaged)                                                                                            // 7
+	ErrTagSize        = failure.Damaged.New("invalid tag_size", damaged)                                                                                           // 7
+	ErrPCRMask        = failure.Damaged.New("PCR mask out of range", damaged)                                                                                      // 9
+	ErrPCRBank        = failure.Damaged.New("invalid PCR bank", damaged)                                                                                           // 9
+	ErrPrimaryAlg     = failure.Damaged.New("invalid primary key algorithm", damaged)                                                                              // 9
+	ErrTPMBlobSize    = failure.Damaged.New("invalid size of the TPM blob", damaged)                                                                               // 9
+	ErrPolicyHashSize = failure.Damaged.New("invalid size of the policy hash", damaged)                                                                            // 9
+	ErrPublicKeySize  = failure.Damaged.New("invalid size of the public key", damaged)                                                                             // 9
+	ErrSRKSize        = failure.Damaged.New("invalid size of the pinned SRK", damaged)                                                                             // 9
+	ErrSRK            = failure.Damaged.New("invalid pinned SRK", damaged)                                                                                         // 9
+	ErrScopeFlags     = failure.Damaged.New("unsupported scope flags", damaged)                                                                                    // 11
+	ErrNoKey          = failure.Other.New("key is missing or has the wrong size", "this is a mistake in bootseal; please report it")                               // 10, 12
+	ErrAuth           = failure.Damaged.New("authentication failed: wrong key or damaged data", damaged)                                                           // 13
+	ErrTimestamps     = failure.Damaged.New("timestamp is not before not-after", damaged)                                                                          // 15
+	ErrMetadata       = failure.Damaged.New("invalid metadata", damaged)                                                                                           // 16
+	ErrName           = failure.Damaged.New("invalid credential name", damaged)                                                                                    // 16
+	ErrNameMismatch   = failure.Unfit.New("credential is for another name", "it was encrypted under another name: rename the file, or give the name with --name=") // 17
+	ErrExpired        = failure.Unfit.New("credential has expired", "encrypt the secret again with a later --not-after=, or check the machine's clock")            // 18
 )

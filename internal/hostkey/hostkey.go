@@ -17,17 +17,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bootseal/bootseal/internal/atomicfile"
+	"github.com/bootseal/bootseal/internal/failure"
+	"github.com/bootseal/bootseal/internal/machine"
 	"github.com/bootseal/bootseal/internal/secret"
 )
 
 var (
 	// ErrMissing says that the host key does not exist.
-	ErrMissing = errors.New("no host key")
+	ErrMissing = failure.HostKey.New("no host key", machine.HostKeyHint)
 	// ErrForeign says that the host key belongs to another machine ID.
-	ErrForeign = errors.New("host key of another machine")
+	ErrForeign = failure.HostKey.New("host key of another machine", machine.HostKeyHint)
 	// ErrUnsafe says that the host key's file is not one that may be
 	// trusted: its type, owner, mode, link count or size is wrong.
-	ErrUnsafe = errors.New("unsafe host key file")
+	ErrUnsafe = failure.HostKey.New("unsafe host key file", "the file must belong to root with mode 0400 and have no other links")
 )
 
 const (

@@ -13,12 +13,17 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bootseal/bootseal/internal/failure"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/internal/systemd"
 )
 
 // ErrNoMachineID says that /etc/machine-id is missing, empty or not yet set.
-var ErrNoMachineID = errors.New("no machine ID")
+var ErrNoMachineID = failure.HostKey.New("no machine ID", HostKeyHint)
+
+// HostKeyHint is what helps where the host key, or the machine ID that it is for, is
+// missing or another one.
+const HostKeyHint = "restore /var/lib/systemd/credential.secret and /etc/machine-id of this machine from a copy, or encrypt the secret again"
 
 // ID returns the 16 bytes of /etc/machine-id (machine-id(5)). The error is
 // ErrNoMachineID if there is none.
@@ -89,6 +94,23 @@ func (s TPM2Support) Missing() int {
 		}
 	}
 	return missing
+}
+
+// Words are what "systemd-analyze has-tpm2" says of each part: "+firmware".
+func (s TPM2Support) Words() (words []string) {
+	for _, part := range []struct {
+		name  string
+		there bool
+	}{
+		{"firmware", s.Firmware}, {"driver", s.Driver}, {"system", s.System}, {"subsystem", s.Subsystem}, {"libraries", s.Libraries},
+	} {
+		sign := "-"
+		if part.there {
+			sign = "+"
+		}
+		words = append(words, sign+part.name)
+	}
+	return words
 }
 
 // acpiTPM2 is the table by which firmware announces a TPM 2.0 (TCG ACPI

@@ -13,11 +13,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bootseal/bootseal/internal/failure"
 	securejoin "github.com/cyphar/filepath-securejoin"
 )
 
 // ErrTooLarge says that a file is longer than the caller is willing to read.
-var ErrTooLarge = errors.New("file too large")
+var ErrTooLarge = failure.Damaged.New("file too large", "no credential is that large; is it the right file?")
 
 // ErrNotRegular says that a path is not a regular file: reading a FIFO or a
 // device could block the boot.

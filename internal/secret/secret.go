@@ -3,15 +3,15 @@
 package secret
 
 import (
-	"errors"
 	"fmt"
 	"io"
 
+	"github.com/bootseal/bootseal/internal/failure"
 	"golang.org/x/sys/unix"
 )
 
 // ErrTooLarge says that there was more input than the caller accepts.
-var ErrTooLarge = errors.New("too large")
+var ErrTooLarge = failure.Other.New("too large", "systemd allows at most 1 MiB")
 
 // Protect makes the calling process undumpable (prctl(2) PR_SET_DUMPABLE, so
 // that no other process of the same user may trace it either), forbids core

@@ -5,27 +5,30 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/bootseal/bootseal/internal/failure"
 )
 
 // One error per cause; whatever fails for a reason of the TPM's wraps one of
 // them. errors.As with a *tpm2.TPMRC gives the response code, where there is one.
 var (
-	ErrLockout        = errors.New("the TPM is in dictionary-attack lockout")
-	ErrOwnerAuth      = errors.New("the owner hierarchy of the TPM has a password")
-	ErrForeignKey     = errors.New("the secret was sealed by another TPM or before this one was cleared, or it is damaged")
-	ErrPolicyMismatch = errors.New("the TPM policy is not met")
-	ErrBusy           = errors.New("the TPM stays busy")
-	ErrNoSRK          = errors.New("the TPM has no storage root key")
-	ErrBadReply       = errors.New("the TPM sent an invalid reply")
-	ErrTransport      = errors.New("the TPM cannot be reached")
-	ErrTPM            = errors.New("the TPM refused a command")
-	ErrBank           = errors.New("no PCR bank can be used")
-	ErrTPMBlob        = errors.New("invalid TPM blob")
-	ErrPublicKey      = errors.New("invalid public key")
-	ErrSignatureFile  = errors.New("invalid PCR signature file")
-	ErrNoSignatures   = errors.New("there is no PCR signature file")
-	ErrNoSignature    = errors.New("no PCR signature is for this key and these PCR values")
-	ErrSignature      = errors.New("the PCR signature is not valid")
+	ErrLockout        = failure.LockedOut.NewOfTPM("the TPM is in dictionary-attack lockout", "wait, or reset the lockout with \"tpm2_dictionarylockout --clear-lockout\" and the lockout password; a TPM recovers by itself with time")
+	ErrOwnerAuth      = failure.Other.NewOfTPM("the owner hierarchy of the TPM has a password", "the TPM's owner password must be empty; see tpm2_changeauth(1)")
+	ErrForeignKey     = failure.OtherTPM.New("the secret was sealed by another TPM or before this one was cleared, or it is damaged", "encrypt the secret again on this machine")
+	ErrPolicyMismatch = failure.WrongPCRs.New("the TPM policy is not met", "the machine was started in another way than when the secret was sealed (firmware, boot loader or kernel update, Secure Boot keys); "+
+		"start it as before, or encrypt the secret again")
+	ErrBusy          = failure.Busy.NewOfTPM("the TPM stays busy", failure.TPMBusyHint)
+	ErrNoSRK         = failure.OtherTPM.New("the TPM has no storage root key", "encrypt the secret again on this machine")
+	ErrBadReply      = failure.TPMFailed.NewOfTPM("the TPM sent an invalid reply", failure.TPMFailedHint)
+	ErrTransport     = failure.TPMFailed.NewOfTPM("the TPM cannot be reached", failure.TPMFailedHint)
+	ErrTPM           = failure.TPMFailed.New("the TPM refused a command", failure.TPMFailedHint)
+	ErrBank          = failure.Other.New("no PCR bank can be used", "name PCRs with --tpm2-pcrs= that the firmware or the kernel measures something into, such as 7")
+	ErrTPMBlob       = failure.Damaged.New("invalid TPM blob", "on another machine, or with another credential.secret, it cannot be opened either; restore the file from a copy, or encrypt the secret again")
+	ErrPublicKey     = failure.Damaged.New("invalid public key", "expected an RSA key in PEM, as \"openssl rsa -pubout\" writes it")
+	ErrSignatureFile = failure.Signature.New("invalid PCR signature file", "make the file again with \"systemd-measure sign\"")
+	ErrNoSignatures  = failure.Signature.New("there is no PCR signature file", "install the tpm2-pcr-signature.json that came with the kernel that runs into /run/systemd or /etc/systemd, or name it with --tpm2-signature=")
+	ErrNoSignature   = failure.Signature.New("no PCR signature is for this key and these PCR values", "the file must come with the kernel that runs, and be signed with the key that the credential was encrypted for")
+	ErrSignature     = failure.Signature.New("the PCR signature is not valid", "the file must come with the kernel that runs, and be signed with the key that the credential was encrypted for")
 )
 
 // BlobError says which of the blobs given to [UnsealAll] failed.
@@ -87,7 +90,7 @@ var causes = map[tpm2.TPMCC]map[tpm2.TPMRC]error{
 // classify names the cause of an error of go-tpm's Execute.
 func classify(cc tpm2.TPMCC, err error) error {
 	var rc tpm2.TPMRC
-	cause := ErrBadReply
+	cause := error(ErrBadReply)
 	switch {
 	case err == nil:
 		return nil

@@ -117,8 +117,8 @@ func commandOf(command []byte) tpm2.TPMCC {
 	return tpm2.TPMCC(binary.BigEndian.Uint32(command[6:]))
 }
 
-// failure is a reply of no more than a response code.
-func failure(rc tpm2.TPMRC) []byte {
+// refusal is a reply of no more than a response code.
+func refusal(rc tpm2.TPMRC) []byte {
 	return binary.BigEndian.AppendUint32([]byte{0x80, 0x01, 0, 0, 0, headerSize}, uint32(rc))
 }
 

@@ -81,7 +81,7 @@ func sign(t *testing.T, tpm *swtpm, key *rsa.PrivateKey, mask uint64) *Signature
 // refuseECC makes a TPM without elliptic curves.
 func refuseECC(command []byte) ([]byte, error) {
 	if commandOf(command) == tpm2.TPMCCCreatePrimary && bytes.Contains(command, []byte{0, 0x23, 0, 0x0b}) {
-		return failure(0x2CA), nil // TPM_RC_TYPE, parameter 2
+		return refusal(0x2CA), nil // TPM_RC_TYPE, parameter 2
 	}
 	return nil, nil
 }
@@ -530,17 +530,17 @@ func TestRetry(t *testing.T) {
 				t.Errorf("sent %x", got)
 			}
 			if n < 5 {
-				return failure(rc), nil
+				return refusal(rc), nil
 			}
-			return failure(tpm2.TPMRCSuccess), nil
+			return refusal(tpm2.TPMRCSuccess), nil
 		})}
 		reply, err := r.Send(command)
-		if err != nil || !bytes.Equal(reply, failure(tpm2.TPMRCSuccess)) || n != 5 {
+		if err != nil || !bytes.Equal(reply, refusal(tpm2.TPMRCSuccess)) || n != 5 {
 			t.Errorf("%x, %v after %d", reply, err, n)
 		}
 
 		slept = 0
-		r.t = sendFunc(func([]byte) ([]byte, error) { return failure(rc), nil })
+		r.t = sendFunc(func([]byte) ([]byte, error) { return refusal(rc), nil })
 		if _, err = r.Send(command); !errors.Is(err, ErrBusy) || slept > 21*time.Second {
 			t.Errorf("%v after %v", err, slept)
 		}
@@ -589,7 +589,7 @@ func TestBrokenReplies(t *testing.T) {
 	}{
 		"error code": {before: func(command []byte) ([]byte, error) {
 			if commandOf(command) != tpm2.TPMCCFlushContext && hit() {
-				return failure(0x101), nil
+				return refusal(0x101), nil
 			}
 			return nil, nil
 		}},

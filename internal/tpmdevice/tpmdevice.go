@@ -20,18 +20,19 @@ import (
 
 	"github.com/google/go-tpm/tpm2/transport"
 
+	"github.com/bootseal/bootseal/internal/failure"
 	"github.com/bootseal/bootseal/internal/machine"
 	"github.com/bootseal/bootseal/internal/root"
 )
 
 var (
 	// ErrNoTPM says that there is no TPM 2.0 device where one was looked for.
-	ErrNoTPM = errors.New("no TPM 2.0 device")
+	ErrNoTPM = failure.NoTPM.NewOfTPM("no TPM 2.0 device", "see \"bootseal has-tpm2\"; switch the TPM on in the firmware's settings, load its driver, or name the device with --tpm2-device=")
 	// ErrBusy says that another program holds the TPM, or that it did not
 	// answer in time.
-	ErrBusy = errors.New("TPM is busy")
+	ErrBusy = failure.Busy.NewOfTPM("TPM is busy", failure.TPMBusyHint)
 	// ErrResponse says that what came back is no answer of a TPM.
-	ErrResponse = errors.New("malformed TPM response")
+	ErrResponse = failure.TPMFailed.NewOfTPM("malformed TPM response", failure.TPMFailedHint)
 )
 
 const (

@@ -1,0 +1,255 @@
+package server
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bootseal/bootseal/internal/atomicfile"
+	"github.com/bootseal/bootseal/internal/root"
+	"github.com/bootseal/bootseal/policy"
+)
+
+func TestParsePeer(t *testing.T) {
+	unit, name, err := parsePeer("@a1b2c3d4/unit/step-ca@one.service/tls.key")
+	if unit != "step-ca@one.service" || name != "tls.key" || err != nil {
+		t.Errorf("%q, %q, %v", unit, name, err)
+	}
+	for _, address := range []string{
+		"", "@", "/run/x", "a/unit/a.service/b", "@a/unit/a.service", "@a/unit/a.service/b/c", "@a/user/a.service/b",
+		"@a/unit/../b", "@a/unit//b", "@a/unit/a.service/", "@a/unit/a.service/..", "@a/unit/a.socket/b", "@a/unit/a.service/b:c", "@a/unit/a b.service/c",
+	} {
+		if unit, name, err := parsePeer(address); err == nil {
+			t.Errorf("%q is taken for %q of %q", name, unit, address)
+		}
+	}
+}
+
+func FuzzParsePeer(f *testing.F) {
+	for _, seed := range []string{"@a1b2c3d4/unit/step-ca.service/step-ca", "@/unit/a@.service/b"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, address string) {
+		unit, name, err := parsePeer(address)
+		if err != nil {
+			return
+		}
+		if policy.CheckUnit(unit) != nil || strings.ContainsAny(unit+name, "/\x00\n") || !strings.HasSuffix(address, "/unit/"+unit+"/"+name) {
+			t.Errorf("%q is taken for %q of %q", address, name, unit)
+		}
+	})
+}
+
+func TestInUnit(t *testing.T) {
+	dir := t.TempDir()
+	put := func(pid int, text string) {
+		t.Helper()
+		if err := os.MkdirAll(fmt.Sprintf("%s/proc/%d", dir, pid), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(fmt.Sprintf("%s/proc/%d/cgroup", dir, pid), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const legacy = "12:pids:/init.scope\n1:name=systemd:/init.scope\n0::/\n"
+	for _, c := range []struct {
+		manager, peer string
+		want          bool
+	}{
+		{"0::/init.scope\n", "0::/system.slice/a.service\n", true},
+		{"0::/init.scope\n", "0::/system.slice/a.service/.control\n", true},
+		{"0::/init.scope\n", "0::/system.slice/system-x.slice/_a.service\n", true},
+		{"0::/init.scope\n", "0::/a.service\n", true},
+		{legacy, "12:pids:/a.service\n1:name=systemd:/system.slice/a.service\n0::/\n", true},
+		// A container that sees the groups of its host.
+		{"0::/machine.slice/m.scope/init.scope\n", "0::/machine.slice/m.scope/system.slice/a.service\n", true},
+		{"0::/machine.slice/m.scope/init.scope\n", "0::/system.slice/a.service\n", false},
+		{"0::/init.scope\n", "0::/system.slice/b.service\n", false},
+		// Groups that others than systemd have made.
+		{"0::/init.scope\n", "0::/system.slice/b.service/a.service\n", false},
+		{"0::/init.scope\n", "0::/machine.slice/m.scope/system.slice/a.service\n", false},
+		{"0::/init.scope\n", "0::/user.slice/user-0.slice/user@0.service/app.slice/a.service\n", false},
+		{legacy, "12:pids:/system.slice/a.service\n1:name=systemd:/b.service\n0::/\n", false},
+		{"0::/init.scope\n", "0::/\n", false},
+		{"0::/init.scope\n", "", false},
+		{"0::/init.scope\n", "garbage\n0:\n", false},
+		{"0::/init.scope\n", "0::/system.slice/xa.service", false},
+	} {
+		put(1, c.manager)
+		put(7, c.peer)
+		if err := inUnit(root.Dir(dir), 7, "a.service"); (err == nil) != c.want {
+			t.Errorf("%q, PID 1 in %q: %v; want %v", c.peer, c.manager, err, c.want)
+		}
+	}
+	if err := inUnit(root.Dir(dir), 8, "a.service"); err == nil {
+		t.Error("a process that is gone counts as one of the unit")
+	}
+}
+
+// While systemd reloads, drop-ins are not there, or block their units for a moment.
+func TestTakesPlain(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	folder := filepath.Join(dir, generated, "a@.service.d")
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]bool{
+		"[Service]\nLoadCredential=b:/run/bootseal/unseal.sock\n":          true,
+		"[Service]\nLoadCredentialEncrypted=b:/run/bootseal/unseal.sock\n": false,
+	} {
+		result := make(chan error)
+		if err := atomicfile.Write(folder+"/zz-bootseal.conf", []byte("[Service]\nExecStartPre=+/usr/bin/bootseal refuse\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			plain, err := takesPlain(root.Dir(dir), "a@x.service")
+			if err == nil && plain != want {
+				err = fmt.Errorf("%v; want %v", plain, want)
+			}
+			result <- err
+		}()
+		if err := os.Remove(folder + "/zz-bootseal.conf"); err != nil {
+			t.Fatal(err)
+		}
+		if err := atomicfile.Write(folder+"/zz-bootseal.conf", []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-result; err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	if plain, err := takesPlain(root.Dir(dir), "b.service"); err == nil {
+		t.Errorf("without any drop-in: %v", plain)
+	}
+}
+
+// dialAs connects from an abstract address of that name.
+func dialAs(t *testing.T, l *net.UnixListener, name string) *net.UnixConn {
+	t.Helper()
+	conn, err := net.DialUnix("unix", &net.UnixAddr{Name: fmt.Sprintf("@bootseal-test-%d-%s", os.Getpid(), name), Net: "unix"}, l.Addr().(*net.UnixAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func listen(t *testing.T) *net.UnixListener {
+	t.Helper()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "s"), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// A peer that does not read keeps no other from its answer.
+func TestSlowPeer(t *testing.T) {
+	l, s := listen(t), newServer()
+	var peers []*net.UnixConn
+	for i := range 3 {
+		peers = append(peers, dialAs(t, l, fmt.Sprint(i)))
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.answer([]*request{{conn: conn}})
+	}
+	for _, peer := range []*net.UnixConn{peers[2], peers[1], peers[0]} {
+		// Only what nobody has waited for has not been given up meanwhile.
+		if all, err := io.ReadAll(peer); err != nil || len(all) != len(refusal) {
+			t.Errorf("%d bytes, %v; want %d", len(all), err, len(refusal))
+		}
+	}
+	s.answers.Wait()
+}
+
+// A process that has ended may have left its connection, and its number, to others.
+func TestEndedPeer(t *testing.T) {
+	l := listen(t)
+	cmd := exec.Command("perl", "-e", `use Socket;
+socket(my $s, AF_UNIX, SOCK_STREAM, 0) or die;
+connect($s, pack_sockaddr_un($ARGV[0])) or die;
+exit if fork;
+sysread(STDIN, my $end, 1);`, l.Addr().String())
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close() // ends the child
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := l.AcceptUnix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := checkPeer(conn, "a.service"); err == nil || strings.Contains(err.Error(), "control group of a.service") {
+		t.Errorf("%v; want that the peer is gone", err)
+	}
+}
+
+// The Go runtime interrupts its own threads at any time.
+func TestEndedInterrupted(t *testing.T) {
+	pidfd, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	thread := unix.Gettid()
+	var done atomic.Bool
+	var stopped sync.WaitGroup
+	stopped.Add(1)
+	go func() {
+		defer stopped.Done()
+		for !done.Load() {
+			_ = unix.Tgkill(os.Getpid(), thread, unix.SIGURG)
+		}
+	}()
+	for range 20000 {
+		if gone, err := ended(pidfd); gone || err != nil {
+			t.Errorf("got %v, %v; this process has not ended", gone, err)
+			break
+		}
+	}
+	done.Store(true)
+	stopped.Wait()
+}
+
+// More connections than one batch are all taken, none is lost.
+func TestReceive(t *testing.T) {
+	l := listen(t)
+	const count = batch + 3
+	for i := range count {
+		dialAs(t, l, fmt.Sprint(i))
+	}
+	seen := map[string]bool{}
+	for _, want := range []int{batch, count - batch} {
+		all, err := receive(l)
+		if err != nil || len(all) != want {
+			t.Fatalf("%d connections, %v; want %d", len(all), err, want)
+		}
+		for _, r := range all {
+			seen[r.conn.RemoteAddr().String()] = true
+			r.conn.Close()
+		}
+	}
+	if len(seen) != count {
+		t.Errorf("%d peers seen; want %d", len(seen), count)
+	}
+}
