@@ -13,6 +13,7 @@ import (
 
 	"github.com/bootseal/bootseal/internal/atomicfile"
 	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/bootseal/bootseal/policy"
 	"github.com/bootseal/bootseal/units"
 )
@@ -303,7 +304,7 @@ func (a *adoption) seal(o *options) error {
 	}
 	for i := range a.Credentials {
 		c := &a.Credentials[i]
-		plain := &credential.Plaintext{Name: c.Name, Timestamp: timestamp, NotAfter: notAfter, Payload: c.plain.content}
+		plain := &encryption.Plaintext{Name: c.Name, Timestamp: timestamp, NotAfter: notAfter, Payload: c.plain.content}
 		text, t, err := o.sealFor(a.policy, c.Blob, plain)
 		if err != nil {
 			return err

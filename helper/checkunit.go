@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/internal/tpm"
 	"github.com/bootseal/bootseal/policy"
@@ -270,7 +271,7 @@ func (c *checking) opens(unit string, s *sealed, seal string, add func(string, v
 	if !named {
 		add("name", note, "it has no name in it, so that any other blob of this machine could take its place", "bootseal reseal "+s.file)
 	}
-	if end == credential.Infinity {
+	if end == encryption.Infinity {
 		add("expires", good, "never", "")
 		return
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/bootseal/bootseal/internal/hostkey"
 	"github.com/bootseal/bootseal/internal/machine"
 	"github.com/bootseal/bootseal/internal/root"
@@ -135,18 +136,18 @@ func (o *options) seal(input, key string, mask uint64) ([]byte, error) {
 		return nil, err
 	}
 	defer clear(payload)
-	return o.sealPlaintext(key, mask, &credential.Plaintext{Name: o.name, Timestamp: timestamp, NotAfter: notAfter, Payload: payload})
+	return o.sealPlaintext(key, mask, &encryption.Plaintext{Name: o.name, Timestamp: timestamp, NotAfter: notAfter, Payload: payload})
 }
 
 // sealPlaintext seals with what the word key stands for.
-func (o *options) sealPlaintext(key string, mask uint64, plain *credential.Plaintext) ([]byte, error) {
+func (o *options) sealPlaintext(key string, mask uint64, plain *encryption.Plaintext) ([]byte, error) {
 	keys, blob, err := o.makeKeys(key, mask)
 	if err != nil {
 		return nil, err
 	}
 	defer clear(keys.Host)
 	defer clear(keys.TPM2)
-	sealed, err := blob.Seal(keys, plain)
+	sealed, err := encryption.Seal(blob, keys, plain)
 	if err != nil {
 		return nil, fmt.Errorf("encrypting: %w", err)
 	}
@@ -185,7 +186,7 @@ func keyWords() []string {
 
 // makeKeys makes the keys that the word key stands for, and a blob with the
 // headers that belong to them.
-func (o *options) makeKeys(key string, mask uint64) (keys credential.Keys, blob *credential.Blob, err error) {
+func (o *options) makeKeys(key string, mask uint64) (keys encryption.Keys, blob *credential.Blob, err error) {
 	defer func() {
 		if err != nil {
 			clear(keys.Host)

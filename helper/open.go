@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/bootseal/bootseal/internal/hostkey"
 	"github.com/bootseal/bootseal/internal/machine"
 	"github.com/bootseal/bootseal/internal/root"
@@ -69,7 +70,7 @@ type opening struct {
 	signature  string            // file with PCR signatures; "" is systemd's search
 	allowNull  bool              // even where Secure Boot is on
 	refuseNull bool              // everywhere
-	scope      *credential.Scope // of whose user; nil is the system
+	scope      *encryption.Scope // of whose user; nil is the system
 	anyScope   bool              // also the system where there is a scope, and root where there is none
 	now        time.Time         // when they must not have expired
 	booting    bool              // the TPM's driver may still be on its way
@@ -77,10 +78,10 @@ type opening struct {
 
 // open opens all credentials or none, with one connection to the TPM and one
 // reading of the host key. The caller wipes what it gets.
-func (o opening) open(all []*sealed) ([]*credential.Plaintext, error) {
-	var keys credential.Keys
+func (o opening) open(all []*sealed) ([]*encryption.Plaintext, error) {
+	var keys encryption.Keys
 	blobs := make([]*credential.Blob, len(all))
-	scopes := make([]*credential.Scope, len(all))
+	scopes := make([]*encryption.Scope, len(all))
 	needsTPM2 := false
 	var isSigned *sealed
 	for i, s := range all {
@@ -133,10 +134,10 @@ func (o opening) open(all []*sealed) ([]*credential.Plaintext, error) {
 		}
 		defer tpm.Wipe(secrets)
 	}
-	opened := make([]*credential.Plaintext, 0, len(all))
+	opened := make([]*encryption.Plaintext, 0, len(all))
 	for i, s := range all {
 		keys.TPM2, keys.Scope = secrets[i], scopes[i]
-		p, err := s.blob.Open(keys)
+		p, err := encryption.Open(s.blob, keys)
 		if err == nil {
 			opened = append(opened, p)
 			err = p.Check(s.name, uint64(o.now.UnixMicro()))
@@ -150,7 +151,7 @@ func (o opening) open(all []*sealed) ([]*credential.Plaintext, error) {
 }
 
 // scopeFor returns the scope to open a credential in.
-func (o opening) scopeFor(t credential.Type) (*credential.Scope, error) {
+func (o opening) scopeFor(t credential.Type) (*encryption.Scope, error) {
 	switch {
 	case t.Scoped() && o.scope == nil && o.anyScope:
 		return scopeOf("root")
@@ -191,7 +192,7 @@ func hostKey() ([]byte, error) {
 	return hostkey.Read(path, id)
 }
 
-func wipe(all []*credential.Plaintext) {
+func wipe(all []*encryption.Plaintext) {
 	for _, p := range all {
 		p.Wipe()
 	}

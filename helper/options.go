@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/bootseal/bootseal/policy"
 )
 
@@ -45,7 +46,7 @@ type options struct {
 	refuseNull bool
 	system     bool
 	user       string
-	scope      *credential.Scope // of user
+	scope      *encryption.Scope // of user
 	compat     int               // 0 if not given
 	unit       string
 	unitGiven  bool
@@ -340,7 +341,7 @@ func (o *options) times(now time.Time) (timestamp, notAfter uint64, err error) {
 		return 0, 0, usagef("--timestamp=%s: %w", o.timestamp, err)
 	}
 	if o.notAfter == "" {
-		return uint64(at.UnixMicro()), credential.Infinity, nil
+		return uint64(at.UnixMicro()), encryption.Infinity, nil
 	}
 	end, err := parseTimestamp(o.notAfter, now)
 	if err != nil {

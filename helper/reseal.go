@@ -17,6 +17,7 @@ import (
 
 	"github.com/bootseal/bootseal/internal/atomicfile"
 	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/policy"
 )
@@ -91,7 +92,7 @@ func newReplacement(file string) (*replacement, error) {
 }
 
 // seal makes the new blob as the policy's [seal] says.
-func (r *replacement) seal(o *options, p *policy.Policy, plain *credential.Plaintext, old *credential.Blob) error {
+func (r *replacement) seal(o *options, p *policy.Policy, plain *encryption.Plaintext, old *credential.Blob) error {
 	text, t, err := o.sealFor(p, r.file, plain)
 	if err != nil {
 		return err
@@ -106,7 +107,7 @@ func (r *replacement) seal(o *options, p *policy.Policy, plain *credential.Plain
 
 // sealFor makes the text of a blob as the policy's [seal] says, and opens it for a
 // proof. The file is where it is to go.
-func (o *options) sealFor(p *policy.Policy, file string, plain *credential.Plaintext) ([]byte, credential.Type, error) {
+func (o *options) sealFor(p *policy.Policy, file string, plain *encryption.Plaintext) ([]byte, credential.Type, error) {
 	data, err := o.sealPlaintext(p.Seal.Key, p.Seal.Mask(), plain)
 	if err != nil {
 		return nil, 0, fmt.Errorf("%s: %w", file, err)
@@ -282,7 +283,7 @@ func (o *options) resealOne(p *policy.Policy, c policy.Credential) (*replacement
 	if o.notAfter == "" {
 		notAfter = opened[0].NotAfter
 	}
-	plain := &credential.Plaintext{Name: c.Name, Timestamp: timestamp, NotAfter: notAfter, Payload: opened[0].Payload}
+	plain := &encryption.Plaintext{Name: c.Name, Timestamp: timestamp, NotAfter: notAfter, Payload: opened[0].Payload}
 	return r, r.seal(o, p, plain, s.blob)
 }
 
@@ -366,7 +367,7 @@ func (o *options) rotation(p *policy.Policy, c policy.Credential, input string) 
 		return nil, err
 	}
 	defer clear(payload)
-	return r, r.seal(o, p, &credential.Plaintext{Name: c.Name, Timestamp: timestamp, NotAfter: notAfter, Payload: payload}, old.blob)
+	return r, r.seal(o, p, &encryption.Plaintext{Name: c.Name, Timestamp: timestamp, NotAfter: notAfter, Payload: payload}, old.blob)
 }
 
 // rollBack puts the old blob back and starts the units with it again.

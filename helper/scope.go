@@ -6,7 +6,7 @@ import (
 	"os/user"
 	"strconv"
 
-	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/bootseal/bootseal/internal/machine"
 	"github.com/bootseal/bootseal/internal/root"
 )
@@ -16,7 +16,7 @@ const self = "self"
 
 // scopeOf returns the scope that only the user of this name or number is in, on
 // this machine. Like systemd it knows of root and nobody without asking.
-func scopeOf(name string) (*credential.Scope, error) {
+func scopeOf(name string) (*encryption.Scope, error) {
 	id, err := machine.ID(root.Dir("/"))
 	if err != nil {
 		return nil, err
@@ -26,9 +26,9 @@ func scopeOf(name string) (*credential.Scope, error) {
 	}
 	switch name {
 	case "0", "root":
-		return &credential.Scope{UID: 0, User: "root", MachineID: id}, nil
+		return &encryption.Scope{UID: 0, User: "root", MachineID: id}, nil
 	case "65534", "nobody":
-		return &credential.Scope{UID: 65534, User: "nobody", MachineID: id}, nil
+		return &encryption.Scope{UID: 65534, User: "nobody", MachineID: id}, nil
 	}
 	u, err := user.Lookup(name)
 	if _, number := strconv.ParseUint(name, 10, 32); number == nil {
@@ -41,5 +41,5 @@ func scopeOf(name string) (*credential.Scope, error) {
 	if err != nil {
 		return nil, fmt.Errorf("/etc/passwd: user %q has the number %q", u.Username, u.Uid)
 	}
-	return &credential.Scope{UID: uint32(uid), User: u.Username, MachineID: id}, nil
+	return &encryption.Scope{UID: uint32(uid), User: u.Username, MachineID: id}, nil
 }

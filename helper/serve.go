@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/internal/tpm"
 	"github.com/bootseal/bootseal/internal/tpmdevice"
@@ -407,8 +408,8 @@ func sealAnswer(name string, payload []byte) ([]byte, error) {
 	}
 	defer clear(key)
 	blob := credential.Blob{Type: credential.TypeHost}
-	data, err := blob.Seal(credential.Keys{Host: key}, &credential.Plaintext{
-		Name: name, Timestamp: uint64(time.Now().UnixMicro()), NotAfter: credential.Infinity, Payload: payload,
+	data, err := encryption.Seal(&blob, encryption.Keys{Host: key}, &encryption.Plaintext{
+		Name: name, Timestamp: uint64(time.Now().UnixMicro()), NotAfter: encryption.Infinity, Payload: payload,
 	})
 	if err != nil {
 		return nil, err

@@ -2,7 +2,8 @@ package credential
 
 import "errors"
 
-// One error per cause; every error of this package wraps exactly one of them.
+// One error per cause; every error of this package, and of package encryption but for
+// those of the random source, wraps exactly one of them.
 // The numbers are the checks of section 2.8 of the format document.
 var (
 	ErrNotBase64      = errors.New("not Base64 text")
