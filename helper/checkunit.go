@@ -170,7 +170,7 @@ func (c *checking) blob(p *policy.Policy, cred policy.Credential, seal string, a
 	}
 	b := blob.blob
 	c.need(b.Type.NeedsHost(), b.Type.NeedsTPM2())
-	if _, err := units.ReadBlob(root.Dir("/"), p, cred); err != nil {
+	if _, err := policy.ReadBlob(root.Dir("/"), p, cred); err != nil {
 		add("blob", bad, err.Error(), seal)
 	} else {
 		add("blob", good, fmt.Sprintf("%s, %s", cred.Source, b.Type), "")

@@ -17,7 +17,6 @@ import (
 	"github.com/bootseal/bootseal/internal/credential"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/policy"
-	"github.com/bootseal/bootseal/units"
 )
 
 // The verbs that units run. What goes wrong in them is also said in the "Status"
@@ -179,7 +178,7 @@ func enforce(dir root.Dir, unit string, all []*sealed) error {
 				continue
 			}
 			// What has been checked is what gets opened.
-			if s.blob, err = units.ReadBlob(dir, p, c); err != nil {
+			if s.blob, err = policy.ReadBlob(dir, p, c); err != nil {
 				return fmt.Errorf("%w: %w", errBlocked, err)
 			}
 		}

@@ -228,7 +228,7 @@ func (r *request) identify() error {
 		if c.Name != r.name {
 			continue
 		}
-		blob, err := units.ReadBlob("/", r.policy, c)
+		blob, err := policy.ReadBlob("/", r.policy, c)
 		if err != nil {
 			return err
 		}

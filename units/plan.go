@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -216,7 +215,7 @@ func (pl *Planner) delivery(p *policy.Policy) (_ policy.Delivery, why string, er
 		// One that is missing may be there when the unit starts, or else the
 		// unit says so.
 		if !pl.automount(c.Source) {
-			if blob, err = ReadBlob(pl.dir, p, c); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if blob, err = policy.ReadBlob(pl.dir, p, c); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return "", "", err
 			}
 		}
@@ -238,77 +237,6 @@ func (pl *Planner) delivery(p *policy.Policy) (_ policy.Delivery, why string, er
 		return "", "", fmt.Errorf(`delivery = "prestart" ends with systemd %d, this is %d; expected "socket" or "auto"`, opensCredentials-1, pl.version)
 	}
 	return "", "", fmt.Errorf(`delivery = "socket" needs systemd %d, this is %d; expected "prestart" or "auto"`, hidesRunCredentials, pl.version)
-}
-
-// ReadBlob reads the blob of a policy's credential and makes sure that it is
-// sealed as strongly as the policy demands.
-func ReadBlob(dir root.Dir, p *policy.Policy, c policy.Credential) (*credential.Blob, error) {
-	blob, err := readBlob(dir, c.Source)
-	if err == nil {
-		err = strongEnough(blob, p.Seal)
-	}
-	if errors.Is(err, fs.ErrPermission) {
-		return nil, err
-	}
-	if err != nil {
-		return nil, fmt.Errorf(`credential %s, %s: %w; seal it again with "bootseal encrypt --unit=%s %s"`, c.Name, c.Source, err, p.Unit, c.Name)
-	}
-	return blob, nil
-}
-
-func readBlob(dir root.Dir, file string) (*credential.Blob, error) {
-	text, err := dir.ReadFile(file, credential.MaxText)
-	if err != nil {
-		return nil, err
-	}
-	data, err := credential.DecodeText(text)
-	if err != nil {
-		return nil, err
-	}
-	return credential.Parse(data)
-}
-
-// strongEnough holds a blob against what the policy's [seal] demands.
-func strongEnough(blob *credential.Blob, seal policy.Seal) error {
-	var host, tpm2 bool
-	switch seal.Key {
-	case policy.KeyHost:
-		host = true
-	case policy.KeyTPM2:
-		tpm2 = true
-	case policy.KeyHostTPM2:
-		host, tpm2 = true, true
-	}
-	if blob.Type == credential.TypeNull && seal.Key != policy.KeyNull {
-		return fmt.Errorf(`it is sealed with the null key, which protects nothing and has to be allowed by [seal] key = "null"`)
-	}
-	if host && !blob.Type.NeedsHost() || tpm2 && !blob.Type.NeedsTPM2() {
-		return fmt.Errorf(`it is sealed with %q, weaker than the %q of [seal]`, blob.Type, seal.Key)
-	}
-	if len(seal.PCRs) == 0 {
-		return nil
-	}
-	var bound []int
-	if blob.TPM2 != nil {
-		bound = credential.PCRs(blob.TPM2.PCRMask)
-	}
-	for _, pcr := range seal.PCRs {
-		if !slices.Contains(bound, pcr) {
-			return fmt.Errorf(`it is bound to %s, but [seal] demands %s`, pcrs(bound), pcrs(seal.PCRs))
-		}
-	}
-	return nil
-}
-
-func pcrs(list []int) string {
-	if len(list) == 0 {
-		return "no PCR"
-	}
-	var s []string
-	for _, pcr := range list {
-		s = append(s, strconv.Itoa(pcr))
-	}
-	return "PCR " + strings.Join(s, "+")
 }
 
 // opens tells why PID 1 itself cannot open the blob. One that is not there yet
