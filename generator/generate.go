@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bootseal/bootseal/internal/atomicfile"
+	"github.com/bootseal/bootseal/internal/contract"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/policy"
 	"github.com/bootseal/bootseal/units"
@@ -78,7 +79,7 @@ func blockAll(out *os.File, files []policy.File) []error {
 	// There may be thousands: all are links of the first.
 	first := slices.IndexFunc(files, func(f policy.File) bool { return !f.Masked })
 	block := func(i int) []error {
-		return writeDropIns(out, []units.DropIn{{Unit: files[i].Unit, Name: units.DropInName, Text: pending}})
+		return writeDropIns(out, []units.DropIn{{Unit: files[i].Unit, Name: contract.DropInName, Text: pending}})
 	}
 	errs := make([][]error, len(files)+1)
 	if first >= 0 {
@@ -103,7 +104,7 @@ func link(out *os.File, from, to string) error {
 	if err := unix.Mkdirat(fd, to+".d", 0o755); err != nil {
 		return err
 	}
-	return unix.Linkat(fd, from+".d/"+units.DropInName, fd, to+".d/"+units.DropInName, 0)
+	return unix.Linkat(fd, from+".d/"+contract.DropInName, fd, to+".d/"+contract.DropInName, 0)
 }
 
 // each calls do with 0 to count-1, as many at a time as there are processors.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/dbus"
 
+	"github.com/bootseal/bootseal/internal/contract"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/policy"
 	"github.com/bootseal/bootseal/units"
@@ -268,19 +269,9 @@ func apply(args []string) error {
 // withoutPolicy lists units that have a drop-in of the generator, which makes
 // settings, and no policy any more.
 func withoutPolicy(files []policy.File) []policy.File {
-	entries, err := root.Dir("/").ReadDir(generated)
-	if err != nil {
-		return nil
-	}
 	var gone []policy.File
-	for _, entry := range entries {
-		unit, ok := strings.CutSuffix(entry.Name(), ".service.d")
-		text, err := root.Dir("/").ReadFile(path.Join(generated, entry.Name(), units.DropInName), 1<<20)
-		unit += ".service"
-		if !ok || err != nil || !strings.Contains(string(text), "\n[Service]\n") || policy.CheckUnit(unit) != nil {
-			continue
-		}
-		if !slices.ContainsFunc(files, func(f policy.File) bool { return f.Unit == unit }) {
+	for _, unit := range contract.Settled("/") {
+		if policy.CheckUnit(unit) == nil && !slices.ContainsFunc(files, func(f policy.File) bool { return f.Unit == unit }) {
 			gone = append(gone, policy.File{Unit: unit})
 		}
 	}
@@ -308,7 +299,7 @@ func (m *manager) applyUnit(name string, file policy.File, changed bool) error {
 // inForce tells whether what the generator wrote is what the plan says.
 func inForce(plan units.Plan) bool {
 	for _, d := range plan.DropIns {
-		text, err := root.Dir("/").ReadFile(path.Join(generated, d.Unit+".d", d.Name), 1<<20)
+		text, err := contract.ReadDropIn("/", d.Unit, d.Name)
 		if err != nil || string(text) != d.Text {
 			return false
 		}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bootseal/bootseal/internal/contract"
 	"github.com/bootseal/bootseal/internal/credential"
 	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/bootseal/bootseal/internal/root"
@@ -96,8 +97,8 @@ func (c *checking) delivered(file policy.File, p *policy.Policy, add func(string
 		c.server(add)
 	}
 	for _, d := range plan.DropIns {
-		name := path.Join(generated, d.Unit+".d", d.Name)
-		text, err := root.Dir("/").ReadFile(name, 1<<20)
+		name := contract.DropInPath(d.Unit, d.Name)
+		text, err := contract.ReadDropIn("/", d.Unit, d.Name)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			add("drop-in", bad, name+" is not there", "systemctl daemon-reload")

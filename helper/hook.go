@@ -14,6 +14,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"github.com/bootseal/bootseal/internal/contract"
 	"github.com/bootseal/bootseal/internal/credential"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/policy"
@@ -146,7 +147,7 @@ func readAll(args []string) ([]*sealed, error) {
 	}
 	all := make([]*sealed, len(args))
 	for i, arg := range args {
-		name, path, given := strings.Cut(arg, ":")
+		name, path, given := contract.CutCredential(arg)
 		if !given {
 			path = filepath.Join(policy.CredentialStore, name)
 		}

@@ -11,13 +11,11 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/bootseal/bootseal/internal/contract"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/policy"
 	"github.com/bootseal/bootseal/units"
 )
-
-// generated is where systemd has generators write what preview shows.
-const generated = "/run/systemd/generator"
 
 // errPreview says that a unit that is shown would not start.
 var errPreview = errors.New("would not start")
@@ -73,7 +71,7 @@ func preview(args []string) error {
 				fmt.Println()
 			}
 			shown++
-			fmt.Printf("# %s/%s.d/%s\n# %s\n%s", generated, d.Unit, d.Name, why, d.Text)
+			fmt.Printf("# %s\n# %s\n%s", contract.DropInPath(d.Unit, d.Name), why, d.Text)
 		}
 	}
 	if err == nil {

@@ -1,14 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"log"
 	"net"
 	"os"
 	"os/signal"
-	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -18,13 +16,13 @@ import (
 	sdjournal "github.com/coreos/go-systemd/v22/journal"
 	"golang.org/x/sys/unix"
 
+	"github.com/bootseal/bootseal/internal/contract"
 	"github.com/bootseal/bootseal/internal/credential"
 	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/internal/tpm"
 	"github.com/bootseal/bootseal/internal/tpmdevice"
 	"github.com/bootseal/bootseal/policy"
-	"github.com/bootseal/bootseal/units"
 )
 
 const (
@@ -245,16 +243,11 @@ func (r *request) identify() error {
 // or one that blocks the unit is in its place; a guess could make systemd take a
 // sealed answer for the secret.
 func takesPlain(dir root.Dir, unit string) (plain bool, err error) {
-	const most = 64 << 10
 	for end := time.Now().Add(reloadTime); ; time.Sleep(50 * time.Millisecond) {
 		for _, name := range []string{unit, policy.Template(unit)} {
-			text, err := dir.ReadFile(path.Join(generated, name+".d", units.DropInName), most)
-			switch {
-			case err != nil:
-			case bytes.Contains(text, []byte("\nLoadCredentialEncrypted=")):
-				return false, nil
-			case bytes.Contains(text, []byte("\nLoadCredential=")):
-				return true, nil
+			d, err := contract.ReadDropIn(dir, name, contract.DropInName)
+			if answer := d.Answer(); err == nil && answer != contract.NoAnswer {
+				return answer == contract.PlainAnswer, nil
 			}
 		}
 		if time.Now().After(end) {

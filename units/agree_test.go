@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/bootseal/bootseal/internal/contract"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/test/machine"
 )
@@ -384,9 +385,9 @@ func testAgree(t *testing.T, m *machine.Machine) {
 	if err := m.Write("/etc/systemd/system/"+probe, text.String()+"\n", 0o644); err != nil {
 		t.Fatal(err)
 	}
-	dropIn, err := filepath.Glob(m.Path("/usr/lib/systemd/system/service.d/" + DropInName))
+	dropIn, err := filepath.Glob(m.Path("/usr/lib/systemd/system/service.d/" + contract.DropInName))
 	if err != nil || len(dropIn) == 0 {
-		dropIn, _ = filepath.Glob(m.Path("/lib/systemd/system/service.d/" + DropInName))
+		dropIn, _ = filepath.Glob(m.Path("/lib/systemd/system/service.d/" + contract.DropInName))
 	}
 	if len(dropIn) != 1 {
 		t.Fatalf("installed drop-in: %v", dropIn)
@@ -875,7 +876,7 @@ func (p plan) expect(properties map[string][]string, name string, version int) {
 		return word
 	}
 	source := "/etc/credstore.encrypted/" + placed
-	add("DropInPaths", quoted("/run/systemd/generator/"+name+".d/"+DropInName))
+	add("DropInPaths", quoted("/run/systemd/generator/"+name+".d/"+contract.DropInName))
 	if u.Last("Unit", "SourcePath") == "" {
 		properties["SourcePath"] = []string{"/etc/bootseal/" + name + ".toml"}
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/bootseal/bootseal/internal/contract"
 	"github.com/bootseal/bootseal/internal/credential"
 	"github.com/bootseal/bootseal/internal/machine"
 	"github.com/bootseal/bootseal/internal/root"
@@ -151,7 +152,7 @@ func (pl *Planner) apply(p *policy.Policy, u *Unit) (Plan, error) {
 	if err := pl.filesSet(p, u); err != nil {
 		return Plan{}, err
 	}
-	return Plan{DropIns: []DropIn{{p.Unit, DropInName, text}}, Delivery: delivery, Why: why}, undoes(after, u, p, text)
+	return Plan{DropIns: []DropIn{{p.Unit, contract.DropInName, text}}, Delivery: delivery, Why: why}, undoes(after, u, p, text)
 }
 
 // filesSet refuses variables that an EnvironmentFile= of the unit sets, too: it
@@ -299,16 +300,16 @@ func masked(file policy.File) Plan {
 // blocked keeps the unit of a policy from starting.
 func blocked(file policy.File, u *Unit, p *policy.Policy, reason error) Plan {
 	text := renderBlocked(file.Path, u, p, file.Unit+" is not started: "+reason.Error())
-	plan := Plan{Err: reason, DropIns: []DropIn{{file.Unit, DropInName, text}}}
+	plan := Plan{Err: reason, DropIns: []DropIn{{file.Unit, contract.DropInName, text}}}
 	if u == nil {
 		return plan
 	}
 	// Where another drop-in could undo this one, it is said again after it.
-	last := DropInName
+	last := contract.DropInName
 	if len(u.DropIns) > 0 {
 		last = max(last, path.Base(u.DropIns[len(u.DropIns)-1]))
 	}
-	if _, _, err := u.later(); err != nil || last != DropInName {
+	if _, _, err := u.later(); err != nil || last != contract.DropInName {
 		name := strings.TrimSuffix(last, ".conf") + "~bootseal.conf"
 		plan.DropIns = append(plan.DropIns, DropIn{file.Unit, name, text})
 	}
@@ -317,7 +318,7 @@ func blocked(file policy.File, u *Unit, p *policy.Policy, reason error) Plan {
 
 // comment is a drop-in that sets nothing, in place of the installed one.
 func comment(unit, text string) DropIn {
-	return DropIn{unit, DropInName, heading + "# " + text + "\n"}
+	return DropIn{unit, contract.DropInName, contract.Heading + "# " + text + "\n"}
 }
 
 // Siblings returns drop-ins for units that have no policy but share the prefix
