@@ -253,7 +253,7 @@ func (o *options) parts(key string, mask uint64, blob *credential.Blob) (parts c
 	version, _ := o.target()
 	if ifFound && parts&credential.PartTPM2 != 0 {
 		// As 262 does: only what the firmware has measured can be signed for.
-		if o.publicKey != "" || machine.FirmwareTPM2("/") && version >= signedSince {
+		if o.publicKey != "" || machine.FirmwareTPM2("/") && systemd.SignedPolicies.In(version) {
 			parts |= credential.PartPublicKey
 		}
 	}
@@ -281,18 +281,11 @@ func (o *options) parts(key string, mask uint64, blob *credential.Blob) (parts c
 		}
 		parts |= credential.PartScope
 	}
-	if parts&credential.PartTPM2 != 0 && version >= pinnedSince {
+	if parts&credential.PartTPM2 != 0 && systemd.PinnedSRK.In(version) {
 		parts |= credential.PartSRK
 	}
 	return parts, nil
 }
-
-// Versions of systemd that brought what there is a choice about.
-const (
-	oldestSystemd = 250 // encrypted credentials
-	signedSince   = 252 // signed PCR policies
-	pinnedSince   = 262 // the storage root key in the credential
-)
 
 // target returns the oldest systemd that is to read what is encrypted, and
 // whether what it cannot read is out of the question. If nobody said so it is the
@@ -303,8 +296,8 @@ func (o *options) target() (version int, binding bool) {
 		return o.compat, true
 	}
 	running, err := systemd.Version("/")
-	if err != nil || running < oldestSystemd {
-		return oldestSystemd, false
+	if err != nil || !systemd.EncryptedCredentials.In(running) {
+		return systemd.EncryptedCredentials.From, false
 	}
 	return running, false
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/bootseal/bootseal/internal/credential"
 	"github.com/bootseal/bootseal/internal/encryption"
+	"github.com/bootseal/bootseal/internal/systemd"
 	"github.com/bootseal/bootseal/policy"
 )
 
@@ -239,8 +240,8 @@ func parse(verb string, args []string, least, most int) (*options, error) {
 	if keys > 1 && !asSystemdCreds() {
 		return nil, usagef("%s: more than one of -H, -T and --with-key=; for both keys give --with-key=host+tpm2", verb)
 	}
-	if f.Changed("compat") && (o.compat < oldestSystemd || o.compat > 9999) {
-		return nil, usagef("--compat=%d: expected a version of systemd, %d or newer: older ones know no encrypted credentials", o.compat, oldestSystemd)
+	if f.Changed("compat") && (!systemd.EncryptedCredentials.In(o.compat) || o.compat > 9999) {
+		return nil, usagef("--compat=%d: expected a version of systemd, %d or newer: older ones know no encrypted credentials", o.compat, systemd.EncryptedCredentials.From)
 	}
 	if f.Changed("not-after") && o.notAfter == "" {
 		return nil, usagef("--not-after=: %w; leave the option out for a credential that does not expire", errTimestamp)

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/bootseal/bootseal/internal/contract"
+	"github.com/bootseal/bootseal/internal/systemd"
 	"github.com/bootseal/bootseal/policy"
 )
 
@@ -16,14 +17,6 @@ import (
 // "\0" + 16 digits + "/unit/UNIT/NAME" that systemd connects from, of 108 bytes
 // at most (unix(7)).
 const maxPeerNames = 108 - 1 - 16 - len("/unit//")
-
-// The versions of systemd at which a drop-in changes.
-const (
-	oldest              = 239 // first with every setting that prestart needs
-	hidesRunCredentials = 247 // first that makes /run/credentials inaccessible
-	opensCredentials    = 250 // first with LoadCredentialEncrypted=
-	allowsTPM           = 252 // first that adds the TPM to DeviceAllow= itself
-)
 
 // dropIn collects the lines of a drop-in.
 type dropIn struct {
@@ -75,9 +68,9 @@ func render(p *policy.Policy, u *Unit, delivery policy.Delivery, version int) (s
 	// folder is $CREDENTIALS_DIRECTORY, as a unit file has it.
 	folder := "%d"
 	switch {
-	case delivery == policy.Prestart && version >= hidesRunCredentials:
+	case delivery == policy.Prestart && !systemd.BindsBelowRunCredentials.In(version):
 		folder = contract.Store + "/%n"
-	case version < opensCredentials: // which has no such specifier
+	case !systemd.EncryptedCredentials.In(version): // which has no such specifier
 		folder = "/run/credentials/%n"
 	}
 	var (
@@ -104,9 +97,9 @@ func render(p *policy.Policy, u *Unit, delivery policy.Delivery, version int) (s
 	own := func(names ...string) bool {
 		return slices.ContainsFunc(names, func(name string) bool { return len(u.whole.List("Service", name)) > 0 })
 	}
-	hooked := version == hidesRunCredentials && own("ExecCondition", "ExecStartPre")
+	hooked := systemd.CredentialsFailHooks.In(version) && own("ExecCondition", "ExecStartPre")
 	instead := ""
-	if version >= hidesRunCredentials && !hooked {
+	if systemd.LoadsCredentials.In(version) && !hooked {
 		instead = `; delivery = "socket" works`
 	}
 	switch {
@@ -142,7 +135,7 @@ func render(p *policy.Policy, u *Unit, delivery policy.Delivery, version int) (s
 		// The answer is sealed with the host key where systemd can open that,
 		// so that it never takes one that was cut off for the secret.
 		load := "LoadCredentialEncrypted"
-		if version < opensCredentials {
+		if !systemd.SealedAnswers.In(version) {
 			load = "LoadCredential"
 		}
 		for _, c := range p.Credentials {
@@ -165,7 +158,7 @@ func render(p *policy.Policy, u *Unit, delivery policy.Delivery, version int) (s
 	for _, line := range commands {
 		d.set("ExecStart", line)
 	}
-	if (version < allowsTPM || delivery == policy.Socket) && u.whole.restrictsDevices() {
+	if (!systemd.AllowsTPM.In(version) || delivery == policy.Socket) && u.whole.restrictsDevices() {
 		// Devices that the kernel does not know yet when the unit starts are not allowed.
 		d.unit = append(d.unit, "Wants=modprobe@tpm.service", "After=modprobe@tpm.service")
 		d.set("DeviceAllow", "char-tpm rw")

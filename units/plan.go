@@ -202,12 +202,12 @@ func (pl *Planner) glob(pattern string) []string {
 // says why it is this one.
 func (pl *Planner) delivery(p *policy.Policy) (_ policy.Delivery, why string, err error) {
 	fits := policy.Prestart
-	why = fmt.Sprintf("systemd %d cannot open encrypted credentials, which takes %d", pl.version, opensCredentials)
+	why = fmt.Sprintf("systemd %d cannot open encrypted credentials, which takes %d", pl.version, systemd.EncryptedCredentials.From)
 	var socketOnly error // why systemd itself cannot open the blobs
 	switch {
-	case pl.version < oldest:
-		return "", "", fmt.Errorf("systemd %d is too old; at least %d is needed", pl.version, oldest)
-	case pl.version >= opensCredentials:
+	case !systemd.Supported.In(pl.version):
+		return "", "", fmt.Errorf("systemd %d is too old; at least %d is needed", pl.version, systemd.Supported.From)
+	case systemd.EncryptedCredentials.In(pl.version):
 		fits = policy.Native
 		why = fmt.Sprintf("systemd %d opens the credentials itself", pl.version)
 	}
@@ -228,16 +228,16 @@ func (pl *Planner) delivery(p *policy.Policy) (_ policy.Delivery, why string, er
 	switch {
 	case p.Delivery == policy.Auto || p.Delivery == fits:
 		return fits, why, nil
-	case p.Delivery == policy.Socket && pl.version >= hidesRunCredentials:
+	case p.Delivery == policy.Socket && systemd.LoadsCredentials.In(pl.version):
 		return policy.Socket, "the policy says so", nil
 	case p.Delivery == policy.Native && socketOnly != nil:
 		return "", "", fmt.Errorf(`delivery = "native" cannot work: %w; expected "socket" or "auto"`, socketOnly)
 	case p.Delivery == policy.Native:
-		return "", "", fmt.Errorf(`delivery = "native" needs systemd %d, this is %d; expected "prestart" or "auto"`, opensCredentials, pl.version)
+		return "", "", fmt.Errorf(`delivery = "native" needs systemd %d, this is %d; expected "prestart" or "auto"`, systemd.EncryptedCredentials.From, pl.version)
 	case p.Delivery == policy.Prestart:
-		return "", "", fmt.Errorf(`delivery = "prestart" ends with systemd %d, this is %d; expected "socket" or "auto"`, opensCredentials-1, pl.version)
+		return "", "", fmt.Errorf(`delivery = "prestart" ends with systemd %d, this is %d; expected "socket" or "auto"`, systemd.PrestartHooks.Until, pl.version)
 	}
-	return "", "", fmt.Errorf(`delivery = "socket" needs systemd %d, this is %d; expected "prestart" or "auto"`, hidesRunCredentials, pl.version)
+	return "", "", fmt.Errorf(`delivery = "socket" needs systemd %d, this is %d; expected "prestart" or "auto"`, systemd.LoadsCredentials.From, pl.version)
 }
 
 // opens tells why PID 1 itself cannot open the blob. One that is not there yet

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/bootseal/bootseal/internal/root"
+	"github.com/bootseal/bootseal/internal/systemd"
 )
 
 // searchPath is where the system manager looks for units, systemd.unit(5), the
@@ -34,10 +35,6 @@ const splitUsr = "/lib/systemd/system"
 const (
 	service = ".service"
 	maxFile = 8 << 20 // bytes read of one unit file
-	// typeWideDropIns is the first systemd that reads service.d/.
-	typeWideDropIns = 244
-	// checksLinks is the first systemd that looks at where a drop-in folder links to.
-	checksLinks = 250
 )
 
 // ErrNotFound says that no unit file of that name is installed.
@@ -91,7 +88,7 @@ func ReadTree(dir root.Dir, version int) (*Tree, error) {
 func (t *Tree) mayLink(folder, name string) bool {
 	target, err := t.readlink(folder, name)
 	base := path.Base(target)
-	return err == nil && (t.version < checksLinks || base == name || strings.HasSuffix(base, service+".d") && !t.searches(path.Dir(target)))
+	return err == nil && (!systemd.ChecksDropInLinks.In(t.version) || base == name || strings.HasSuffix(base, service+".d") && !t.searches(path.Dir(target)))
 }
 
 // readlink returns the absolute path that the link folder/name names.
@@ -282,7 +279,7 @@ func (t *Tree) dropIns(id string) ([]string, error) {
 			}
 		}
 	}
-	if t.version >= typeWideDropIns {
+	if systemd.TypeWideDropIns.In(t.version) {
 		for _, folder := range t.path {
 			add(folder + "/service.d")
 		}
