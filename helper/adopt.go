@@ -13,6 +13,7 @@ import (
 
 	"github.com/bootseal/bootseal/internal/atomicfile"
 	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/delivery"
 	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/bootseal/bootseal/policy"
 	"github.com/bootseal/bootseal/units"
@@ -135,7 +136,7 @@ func adopt(args []string) error {
 type adoption struct {
 	adopted
 	m           *manager
-	planner     *units.Planner
+	planner     *delivery.Planner
 	policy      *policy.Policy
 	policyText  []byte
 	wrotePolicy bool
@@ -144,7 +145,7 @@ type adoption struct {
 
 // newAdoption finds out what there is to do. It changes nothing.
 func newAdoption(m *manager, unit string, options []string, all bool, seal policy.Seal) (a *adoption, err error) {
-	planner, err := units.NewPlanner("/")
+	planner, err := delivery.NewPlanner("/")
 	if err != nil {
 		return nil, err
 	}

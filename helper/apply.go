@@ -15,9 +15,9 @@ import (
 	"github.com/coreos/go-systemd/v22/dbus"
 
 	"github.com/bootseal/bootseal/internal/contract"
+	"github.com/bootseal/bootseal/internal/delivery"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/policy"
-	"github.com/bootseal/bootseal/units"
 )
 
 const (
@@ -185,7 +185,7 @@ func apply(args []string) error {
 	if err := parseFlags(flags, args); err != nil {
 		return err
 	}
-	planner, err := units.NewPlanner("/")
+	planner, err := delivery.NewPlanner("/")
 	if err != nil {
 		return err
 	}
@@ -204,7 +204,7 @@ func apply(args []string) error {
 	}
 	defer m.close()
 	// What is there now has to be seen before systemd is told to reload.
-	plans := make([]units.Plan, len(files))
+	plans := make([]delivery.Plan, len(files))
 	changed := make([]bool, len(files))
 	for i, file := range files {
 		plans[i] = planner.Plan(file)
@@ -297,7 +297,7 @@ func (m *manager) applyUnit(name string, file policy.File, changed bool) error {
 }
 
 // inForce tells whether what the generator wrote is what the plan says.
-func inForce(plan units.Plan) bool {
+func inForce(plan delivery.Plan) bool {
 	for _, d := range plan.DropIns {
 		text, err := contract.ReadDropIn("/", d.Unit, d.Name)
 		if err != nil || string(text) != d.Text {

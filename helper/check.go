@@ -10,11 +10,11 @@ import (
 	"time"
 
 	"github.com/bootseal/bootseal/internal/atomicfile"
+	"github.com/bootseal/bootseal/internal/delivery"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/internal/systemd"
 	"github.com/bootseal/bootseal/internal/table"
 	"github.com/bootseal/bootseal/policy"
-	"github.com/bootseal/bootseal/units"
 )
 
 // verdict is what a check comes to.
@@ -47,7 +47,7 @@ type checking struct {
 	holding
 	unseal   bool
 	now      time.Time
-	planner  *units.Planner
+	planner  *delivery.Planner
 	noSystem error                               // why the planner is missing
 	needs    struct{ host, hostMade, tpm2 bool } // hostMade: a host key, which is made if there is none
 	expiry   []expiry
@@ -82,7 +82,7 @@ func check(args []string) error {
 	defer c.close()
 	version, err := systemd.Version("/")
 	if err == nil {
-		c.planner, err = units.NewPlanner("/")
+		c.planner, err = delivery.NewPlanner("/")
 	}
 	c.noSystem = err
 	c.units(flags.Args())

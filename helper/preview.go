@@ -12,9 +12,9 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/bootseal/bootseal/internal/contract"
+	"github.com/bootseal/bootseal/internal/delivery"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/policy"
-	"github.com/bootseal/bootseal/units"
 )
 
 // errPreview says that a unit that is shown would not start.
@@ -65,7 +65,7 @@ func preview(args []string) error {
 	}
 	var blocked []string
 	shown := 0
-	show := func(dropIns []units.DropIn, why string) {
+	show := func(dropIns []delivery.DropIn, why string) {
 		for _, d := range dropIns {
 			if shown > 0 {
 				fmt.Println()
@@ -78,9 +78,9 @@ func preview(args []string) error {
 		files = planner.Files(files)
 	}
 	for _, file := range files {
-		var plan units.Plan
+		var plan delivery.Plan
 		if err != nil {
-			plan = units.Block(file, err)
+			plan = delivery.Block(file, err)
 		} else {
 			plan = planner.Plan(file)
 		}
@@ -98,7 +98,7 @@ func preview(args []string) error {
 		show(plan.DropIns, why)
 	}
 	if flags.NArg() == 0 {
-		show(units.Siblings(files), "Delivery: none.")
+		show(delivery.Siblings(files), "Delivery: none.")
 	}
 	if len(blocked) > 0 {
 		return fmt.Errorf("%s %w", strings.Join(blocked, ", "), errPreview)
@@ -107,15 +107,15 @@ func preview(args []string) error {
 }
 
 // newPlanner is for the systemd of the machine, or for the version given.
-func newPlanner(dir root.Dir, version string) (*units.Planner, error) {
+func newPlanner(dir root.Dir, version string) (*delivery.Planner, error) {
 	if version == "" {
-		return units.NewPlanner(dir)
+		return delivery.NewPlanner(dir)
 	}
 	n, err := strconv.ParseUint(version, 10, 16)
 	if err != nil || n == 0 {
 		return nil, usagef("--systemd=%s: expected the number of a version such as 257", version)
 	}
-	return units.NewPlannerFor(dir, int(n))
+	return delivery.NewPlannerFor(dir, int(n))
 }
 
 // covered finds the policy files of the units, an instance's own or its

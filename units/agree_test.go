@@ -201,7 +201,7 @@ func agree(t *testing.T, tree *Tree, name string, unit, service bus, machine []s
 		}
 		same(s, instance(u.Last("Service", s)), service.str(t, s))
 	}
-	if s := u.notifyAccess(); s != "" {
+	if s := u.NotifyAccess(); s != "" {
 		same("NotifyAccess", s, service.str(t, "NotifyAccess"))
 	}
 	if s := u.devicePolicy(); s != "" {
@@ -289,7 +289,7 @@ func agree(t *testing.T, tree *Tree, name string, unit, service bus, machine []s
 		for _, c := range list {
 			theirs = append(theirs, fmt.Sprintf("%s %v %v %s", c[0], c[1], c[2], c[3]))
 		}
-		for _, s := range u.checks(kind) {
+		for _, s := range u.Checks(kind) {
 			value, trigger := strings.CutPrefix(s.Value, "|")
 			value, negate := strings.CutPrefix(value, "!")
 			value = instance(value)
@@ -845,7 +845,7 @@ func (p plan) refused(version int) bool {
 		return true
 	}
 	return !systemd.EncryptedCredentials.In(version) && (len(u.List("Service", "LoadCredential"))+len(u.List("Service", "SetCredential")) > 0 ||
-		u.Last("Service", "RootDirectory")+u.Last("Service", "RootImage") != "" || u.hidesFailure() != "")
+		u.Last("Service", "RootDirectory")+u.Last("Service", "RootImage") != "" || u.TakesForSuccess(contract.HookStatus) != "")
 }
 
 // expect makes of what PID 1 shows without a policy what it is to show with it.
@@ -882,7 +882,7 @@ func (p plan) expect(properties map[string][]string, name string, version int) {
 		properties["SourcePath"] = []string{"/etc/bootseal/" + name + ".toml"}
 	}
 	properties["PrivateMounts"] = []string{"yes"}
-	if access := u.notifyAccess(); access != "all" && access != "exec" {
+	if access := u.NotifyAccess(); access != "all" && access != "exec" {
 		properties["NotifyAccess"] = []string{"exec"}
 	}
 	if !systemd.EncryptedCredentials.In(version) {
@@ -904,7 +904,7 @@ func (p plan) expect(properties map[string][]string, name string, version int) {
 			properties["Type"] = []string{"exec"}
 		}
 	}
-	if u.restrictsDevices() && !systemd.AllowsTPM.In(version) {
+	if u.RestrictsDevices() && !systemd.AllowsTPM.In(version) {
 		add("DeviceAllow", "char-tpm rw")
 		if !strings.Contains(strings.Join(properties["Wants"], " "), "modprobe@tpm.service") {
 			add("Wants", "modprobe@tpm.service")

@@ -185,7 +185,6 @@ type Unit struct {
 	Fragment string   // path of the unit file
 	DropIns  []string // paths, in the order in which systemd applies them
 	settings []Setting
-	whole    *Unit // with the drop-ins that later leaves out
 }
 
 // Load reads the unit file of name and its drop-ins, systemd.unit(5). A template
@@ -294,6 +293,14 @@ func (t *Tree) dropIns(id string) ([]string, error) {
 	return files, failed
 }
 
+// OutranksGenerator tells whether a drop-in in that folder takes precedence over
+// one of the same name in /run/systemd/generator.
+func OutranksGenerator(file string) bool {
+	folder := path.Dir(path.Dir(file))
+	return path.Base(path.Dir(file)) != "service.d" && folder != splitUsr &&
+		slices.Index(searchPath, folder) < slices.Index(searchPath, "/usr/local/lib/systemd/system")
+}
+
 // isNoFolder tells whether a folder could not be listed because there is none:
 // nothing, a file, or a link that leads to neither.
 func isNoFolder(err error) bool {
@@ -320,9 +327,9 @@ func variants(name string) []string {
 	return append(all, variants(shorter+service)...)
 }
 
-// instances lists for each template the instances that have a file or drop-in
+// Instances lists for each template the instances that have a file or drop-in
 // folders of their own, also by an alias or with a prefix of the name only.
-func (t *Tree) instances() map[string][]string {
+func (t *Tree) Instances() map[string][]string {
 	all := map[string][]string{}
 	add := func(name string) {
 		id, _ := t.id(name)
