@@ -10,8 +10,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/bootseal/bootseal/internal/contract"
 	"github.com/bootseal/bootseal/policy"
-	"github.com/bootseal/bootseal/units"
 	"golang.org/x/sys/unix"
 )
 
@@ -61,7 +61,7 @@ func TestFaults(t *testing.T) {
 					seen["right"]++
 				case strings.Contains(text, "ExecStartPre=\nExecStartPre=+/usr/bin/bootseal refuse ") && strings.HasSuffix(text, "Restart=no\n"):
 					seen["blocked"]++
-				case want[name] != "" && strings.Contains(text, ":"+units.SocketPath+"\n"):
+				case want[name] != "" && strings.Contains(text, ":"+contract.SocketPath+"\n"):
 					seen["by way of the socket"]++ // libtss2 could not be looked at
 				default:
 					t.Errorf("%s %d: %s is\n%s", fault, n, name, text)

@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bootseal/bootseal/internal/atomicfile"
+	"github.com/bootseal/bootseal/internal/contract"
+	"github.com/bootseal/bootseal/internal/delivery"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/policy"
 	"github.com/bootseal/bootseal/units"
@@ -50,7 +52,7 @@ func generate(dir root.Dir, normal string, log *logger) bool {
 	files, errs := policy.Find(dir)
 	errs = append(errs, blockAll(out, files)...)
 	if len(files) > 0 {
-		planner, err := units.NewPlanner(dir)
+		planner, err := delivery.NewPlanner(dir)
 		if err == nil {
 			files = planner.Files(files)
 		}
@@ -74,11 +76,11 @@ func generate(dir root.Dir, normal string, log *logger) bool {
 // blockAll keeps the units of all policies from starting, and those that are none
 // of theirs from being taken for one.
 func blockAll(out *os.File, files []policy.File) []error {
-	pending := units.Pending(errUnfinished)
+	pending := delivery.Pending(errUnfinished)
 	// There may be thousands: all are links of the first.
 	first := slices.IndexFunc(files, func(f policy.File) bool { return !f.Masked })
 	block := func(i int) []error {
-		return writeDropIns(out, []units.DropIn{{Unit: files[i].Unit, Name: units.DropInName, Text: pending}})
+		return writeDropIns(out, []delivery.DropIn{{Unit: files[i].Unit, Name: contract.DropInName, Text: pending}})
 	}
 	errs := make([][]error, len(files)+1)
 	if first >= 0 {
@@ -88,12 +90,12 @@ func blockAll(out *os.File, files []policy.File) []error {
 		switch {
 		case i == first:
 		case files[i].Masked:
-			errs[i] = writeDropIns(out, units.Block(files[i], nil).DropIns)
+			errs[i] = writeDropIns(out, delivery.Block(files[i], nil).DropIns)
 		case link(out, files[first].Unit, files[i].Unit) != nil:
 			errs[i] = block(i)
 		}
 	})
-	errs[len(files)] = writeDropIns(out, units.Siblings(files))
+	errs[len(files)] = writeDropIns(out, delivery.Siblings(files))
 	return slices.Concat(errs...)
 }
 
@@ -103,7 +105,7 @@ func link(out *os.File, from, to string) error {
 	if err := unix.Mkdirat(fd, to+".d", 0o755); err != nil {
 		return err
 	}
-	return unix.Linkat(fd, from+".d/"+units.DropInName, fd, to+".d/"+units.DropInName, 0)
+	return unix.Linkat(fd, from+".d/"+contract.DropInName, fd, to+".d/"+contract.DropInName, 0)
 }
 
 // each calls do with 0 to count-1, as many at a time as there are processors.
@@ -126,18 +128,18 @@ func each(count int, do func(i int)) {
 
 // outcome is what came of one policy.
 type outcome struct {
-	plan units.Plan
+	plan delivery.Plan
 	errs []error // of writing it
 }
 
 // putAll puts the policies into force. Without a planner it blocks their units for
 // that reason.
-func putAll(out *os.File, files []policy.File, planner *units.Planner, reason error) []outcome {
+func putAll(out *os.File, files []policy.File, planner *delivery.Planner, reason error) []outcome {
 	all := make([]outcome, len(files))
 	each(len(files), func(i int) {
 		o := &all[i]
 		if reason != nil {
-			o.plan = units.Block(files[i], reason)
+			o.plan = delivery.Block(files[i], reason)
 		} else {
 			o.plan = planned(planner, files[i])
 		}
@@ -149,16 +151,16 @@ func putAll(out *os.File, files []policy.File, planner *units.Planner, reason er
 
 // planned is the planner's plan. Whatever goes wrong in it concerns that one
 // unit.
-func planned(planner *units.Planner, file policy.File) (plan units.Plan) {
+func planned(planner *delivery.Planner, file policy.File) (plan delivery.Plan) {
 	defer func() {
 		if r := recover(); r != nil {
-			plan = units.Block(file, fmt.Errorf("%s: bootseal-generator broke off at this policy, which is a bug in it: %v", file.Path, r))
+			plan = delivery.Block(file, fmt.Errorf("%s: bootseal-generator broke off at this policy, which is a bug in it: %v", file.Path, r))
 		}
 	}()
 	return planner.Plan(file)
 }
 
-func writeDropIns(out *os.File, dropIns []units.DropIn) (errs []error) {
+func writeDropIns(out *os.File, dropIns []delivery.DropIn) (errs []error) {
 	for _, d := range dropIns {
 		if err := writeDropIn(out, d); err != nil {
 			errs = append(errs, fmt.Errorf("writing the drop-in for %s into %s: %w", d.Unit, out.Name(), err))
@@ -167,7 +169,7 @@ func writeDropIns(out *os.File, dropIns []units.DropIn) (errs []error) {
 	return errs
 }
 
-func writeDropIn(out *os.File, d units.DropIn) error {
+func writeDropIn(out *os.File, d delivery.DropIn) error {
 	name := d.Unit + ".d"
 	if err := unix.Mkdirat(int(out.Fd()), name, 0o755); err != nil && err != unix.EEXIST {
 		return fmt.Errorf("making the drop-in folder: %w", err)

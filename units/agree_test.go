@@ -14,7 +14,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/bootseal/bootseal/internal/contract"
 	"github.com/bootseal/bootseal/internal/root"
+	"github.com/bootseal/bootseal/internal/systemd"
 	"github.com/bootseal/bootseal/test/machine"
 )
 
@@ -199,7 +201,7 @@ func agree(t *testing.T, tree *Tree, name string, unit, service bus, machine []s
 		}
 		same(s, instance(u.Last("Service", s)), service.str(t, s))
 	}
-	if s := u.notifyAccess(); s != "" {
+	if s := u.NotifyAccess(); s != "" {
 		same("NotifyAccess", s, service.str(t, "NotifyAccess"))
 	}
 	if s := u.devicePolicy(); s != "" {
@@ -223,7 +225,7 @@ func agree(t *testing.T, tree *Tree, name string, unit, service bus, machine []s
 	}
 	// settings are ours, less those that are newer than this systemd.
 	settings := func(names ...string) (values []string) {
-		if tree.version < opensCredentials {
+		if !systemd.EncryptedCredentials.In(tree.version) {
 			names = names[:1]
 		}
 		for _, s := range u.List("Service", names...) {
@@ -287,7 +289,7 @@ func agree(t *testing.T, tree *Tree, name string, unit, service bus, machine []s
 		for _, c := range list {
 			theirs = append(theirs, fmt.Sprintf("%s %v %v %s", c[0], c[1], c[2], c[3]))
 		}
-		for _, s := range u.checks(kind) {
+		for _, s := range u.Checks(kind) {
 			value, trigger := strings.CutPrefix(s.Value, "|")
 			value, negate := strings.CutPrefix(value, "!")
 			value = instance(value)
@@ -384,9 +386,9 @@ func testAgree(t *testing.T, m *machine.Machine) {
 	if err := m.Write("/etc/systemd/system/"+probe, text.String()+"\n", 0o644); err != nil {
 		t.Fatal(err)
 	}
-	dropIn, err := filepath.Glob(m.Path("/usr/lib/systemd/system/service.d/" + DropInName))
+	dropIn, err := filepath.Glob(m.Path("/usr/lib/systemd/system/service.d/" + contract.DropInName))
 	if err != nil || len(dropIn) == 0 {
-		dropIn, _ = filepath.Glob(m.Path("/lib/systemd/system/service.d/" + DropInName))
+		dropIn, _ = filepath.Glob(m.Path("/lib/systemd/system/service.d/" + contract.DropInName))
 	}
 	if len(dropIn) != 1 {
 		t.Fatalf("installed drop-in: %v", dropIn)
@@ -683,7 +685,7 @@ func writePolicies(t *testing.T, m *machine.Machine, tree *Tree, policies map[st
 	var names, paths strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(policies)) {
 		fmt.Fprintln(&names, name)
-		if tree.version >= opensCredentials {
+		if systemd.EncryptedCredentials.In(tree.version) {
 			fmt.Fprintln(&paths, objectPath(name))
 		}
 		text := "[[credential]]\nname = \"" + placed + "\"\n"
@@ -795,7 +797,7 @@ func changes(t *testing.T, tree *Tree, policies map[string]plan, out map[string]
 				continue
 			}
 			wanted, got := sorted(want[property]), sorted(is[property])
-			if property == "DeviceAllow" && tree.version >= allowsTPM {
+			if property == "DeviceAllow" && systemd.AllowsTPM.In(tree.version) {
 				// systemd itself adds the TPM, where it opens it for the unit.
 				got = sorted([]string{regexp.MustCompile(`(/dev/tpmrm0|char-tpm) rw`).ReplaceAllString(strings.Join(is[property], " "), "")})
 			}
@@ -803,7 +805,7 @@ func changes(t *testing.T, tree *Tree, policies map[string]plan, out map[string]
 				t.Errorf("%s: %s is\n%s, with a policy it is\n%s; want\n%s", name, property, was[property], is[property], want[property])
 			}
 		}
-		if tree.version >= opensCredentials {
+		if systemd.EncryptedCredentials.In(tree.version) {
 			count++
 			if want := fmt.Sprintf(`"%s","/etc/credstore.encrypted/%s"`, placed, placed); strings.Count(credentials[i], want) != 1 {
 				t.Errorf("%s: LoadCredentialEncrypted is %s; want %s", name, credentials[i], want)
@@ -842,8 +844,8 @@ func (p plan) refused(version int) bool {
 	if len(u.List("Service", "ExecStart")) == 0 {
 		return true
 	}
-	return version < opensCredentials && (len(u.List("Service", "LoadCredential"))+len(u.List("Service", "SetCredential")) > 0 ||
-		u.Last("Service", "RootDirectory")+u.Last("Service", "RootImage") != "" || u.hidesFailure() != "")
+	return !systemd.EncryptedCredentials.In(version) && (len(u.List("Service", "LoadCredential"))+len(u.List("Service", "SetCredential")) > 0 ||
+		u.Last("Service", "RootDirectory")+u.Last("Service", "RootImage") != "" || u.TakesForSuccess(contract.HookStatus) != "")
 }
 
 // expect makes of what PID 1 shows without a policy what it is to show with it.
@@ -875,15 +877,15 @@ func (p plan) expect(properties map[string][]string, name string, version int) {
 		return word
 	}
 	source := "/etc/credstore.encrypted/" + placed
-	add("DropInPaths", quoted("/run/systemd/generator/"+name+".d/"+DropInName))
+	add("DropInPaths", quoted("/run/systemd/generator/"+name+".d/"+contract.DropInName))
 	if u.Last("Unit", "SourcePath") == "" {
 		properties["SourcePath"] = []string{"/etc/bootseal/" + name + ".toml"}
 	}
 	properties["PrivateMounts"] = []string{"yes"}
-	if access := u.notifyAccess(); access != "all" && access != "exec" {
+	if access := u.NotifyAccess(); access != "all" && access != "exec" {
 		properties["NotifyAccess"] = []string{"exec"}
 	}
-	if version < opensCredentials {
+	if !systemd.EncryptedCredentials.In(version) {
 		folder := "/run/bootseal/" + name
 		user := ""
 		if u.Last("Service", "User") != "" { // PID 1 also shows the name that DynamicUser= makes up
@@ -898,11 +900,11 @@ func (p plan) expect(properties map[string][]string, name string, version int) {
 		// "+" is shown as privileged; systemd itself starts services with
 		// credentials as Type=exec where they do not say.
 		command("ExecStopPost", "explain --unit="+name+" "+placed+":"+source, "ignore-failure privileged")
-		if version >= 254 && u.Last("Service", "Type") == "" && u.Last("Service", "BusName") == "" {
+		if systemd.WaitsForExec.In(version) && u.Last("Service", "Type") == "" && u.Last("Service", "BusName") == "" {
 			properties["Type"] = []string{"exec"}
 		}
 	}
-	if u.restrictsDevices() && version < allowsTPM {
+	if u.RestrictsDevices() && !systemd.AllowsTPM.In(version) {
 		add("DeviceAllow", "char-tpm rw")
 		if !strings.Contains(strings.Join(properties["Wants"], " "), "modprobe@tpm.service") {
 			add("Wants", "modprobe@tpm.service")

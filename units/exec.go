@@ -81,6 +81,13 @@ func ignored(line string) bool {
 	return strings.Contains(line[:len(line)-len(strings.TrimLeft(line, `-@:+!|"'`))], "-")
 }
 
+// Skips tells whether systemd goes on without this line, as it is malformed: it is not
+// one of the unit's commands then.
+func Skips(line string) bool {
+	_, err := splitCommands(line)
+	return err != nil && ignored(line)
+}
+
 // isWord tells whether s begins with the word w, as it is written.
 func isWord(s, w string) bool {
 	rest, ok := strings.CutPrefix(s, w)
@@ -192,26 +199,26 @@ func (c command) value(p place) string {
 	return ""
 }
 
-// option is a command line option, and the path that it is to have.
-type option struct {
-	name     string
-	variable string // the path by way of an environment variable
-	plain    string // the path without one
+// Option is a command line option, and the path that it is to have.
+type Option struct {
+	Name     string
+	Variable string // the path by way of an environment variable
+	Plain    string // the path without one
 }
 
 // path is how the option's value is written for c: the ":" prefix keeps systemd
 // from replacing variables.
-func (o option) path(c command) string {
+func (o Option) path(c command) string {
 	if strings.Contains(c.prefix, ":") {
-		return o.plain
+		return o.Plain
 	}
-	return o.variable
+	return o.Variable
 }
 
-// setOptions returns the command line with the options pointing to their paths
+// SetOptions returns the command line with the options pointing to their paths
 // where they stand as "--option value" or "--option=value", and notes in found
 // which ones did. Everything else stays as it was written.
-func setOptions(line string, options []option, found map[string]bool) (string, error) {
+func SetOptions(line string, options []Option, found map[string]bool) (string, error) {
 	commands, err := splitCommands(line)
 	if err != nil {
 		return "", err
@@ -224,14 +231,14 @@ func setOptions(line string, options []option, found map[string]bool) (string, e
 	}
 	for _, c := range commands {
 		for _, p := range c.find(func(name string) bool {
-			return slices.ContainsFunc(options, func(o option) bool { return o.name == name })
+			return slices.ContainsFunc(options, func(o Option) bool { return o.Name == name })
 		}) {
-			o := options[slices.IndexFunc(options, func(o option) bool { return o.name == p.name })]
-			found[o.name] = true
+			o := options[slices.IndexFunc(options, func(o Option) bool { return o.Name == p.name })]
+			found[o.Name] = true
 			w := c.words[p.at]
-			switch value := quote(o.path(c)); {
+			switch value := Quote(o.path(c)); {
 			case p.joined:
-				replace(w.start, w.end, o.name+"="+value)
+				replace(w.start, w.end, o.Name+"="+value)
 			case p.at+1 < len(c.words):
 				replace(c.words[p.at+1].start, c.words[p.at+1].end, value)
 			default:
@@ -265,24 +272,24 @@ func (c command) runsShell() bool {
 	return strings.Contains(c.prefix, "|")
 }
 
-// appendOption adds an option to the end of a command line, or before the "--"
+// AppendOption adds an option to the end of a command line, or before the "--"
 // that ends the options.
-func appendOption(line string, o option) (string, error) {
+func AppendOption(line string, o Option) (string, error) {
 	commands, err := splitCommands(line)
 	if err != nil {
 		return "", err
 	}
 	c := commands[0]
 	if len(commands) > 1 {
-		return "", fmt.Errorf("%s is in none of the %d commands of the unit's ExecStart=; add it to the one that takes it", o.name, len(commands))
+		return "", fmt.Errorf("%s is in none of the %d commands of the unit's ExecStart=; add it to the one that takes it", o.Name, len(commands))
 	}
 	if c.runsShell() {
-		return "", fmt.Errorf("the unit's ExecStart= runs a shell, in whose script %s cannot be set; use the credential's path there, ${CREDENTIALS_DIRECTORY}", o.name)
+		return "", fmt.Errorf("the unit's ExecStart= runs a shell, in whose script %s cannot be set; use the credential's path there, ${CREDENTIALS_DIRECTORY}", o.Name)
 	}
-	text := o.name + " " + quote(o.path(c))
+	text := o.Name + " " + Quote(o.path(c))
 	if i := slices.IndexFunc(c.words, func(w word) bool { return w.value == "--" }); i > 0 {
-		if slices.ContainsFunc(c.words[i:], func(w word) bool { return w.value == o.name || strings.HasPrefix(w.value, o.name+"=") }) {
-			return "", fmt.Errorf(`in the unit's ExecStart= %s comes after "--", where it may be no option; use the credential's path there, ${CREDENTIALS_DIRECTORY}`, o.name)
+		if slices.ContainsFunc(c.words[i:], func(w word) bool { return w.value == o.Name || strings.HasPrefix(w.value, o.Name+"=") }) {
+			return "", fmt.Errorf(`in the unit's ExecStart= %s comes after "--", where it may be no Option; use the credential's path there, ${CREDENTIALS_DIRECTORY}`, o.Name)
 		}
 		return line[:c.words[i].start] + text + " " + line[c.words[i].start:], nil
 	}
@@ -290,19 +297,19 @@ func appendOption(line string, o option) (string, error) {
 	return line[:end] + " " + text + line[end:], nil
 }
 
-// quote writes a word so that systemd reads it back unchanged. Specifiers and
+// Quote writes a word so that systemd reads it back unchanged. Specifiers and
 // variables in it stay in force.
-func quote(s string) string {
+func Quote(s string) string {
 	if s != "" && s != ";" && !strings.ContainsAny(s, " \t\n\r\"'\\") {
 		return s
 	}
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
 }
 
-// escapeSpecifiers keeps systemd from reading specifiers in a fixed text.
-func escapeSpecifiers(s string) string { return strings.ReplaceAll(s, "%", "%%") }
+// EscapeSpecifiers keeps systemd from reading specifiers in a fixed text.
+func EscapeSpecifiers(s string) string { return strings.ReplaceAll(s, "%", "%%") }
 
-// escapeWord keeps systemd from replacing anything in an argument.
-func escapeWord(s string) string {
-	return quote(strings.ReplaceAll(escapeSpecifiers(s), "$", "$$"))
+// EscapeWord keeps systemd from replacing anything in an argument.
+func EscapeWord(s string) string {
+	return Quote(strings.ReplaceAll(EscapeSpecifiers(s), "$", "$$"))
 }

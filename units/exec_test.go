@@ -44,7 +44,7 @@ func TestSplitCommands(t *testing.T) {
 	}
 }
 
-var token = option{"--token", "${CREDENTIALS_DIRECTORY}/t", "%d/t"}
+var token = Option{"--token", "${CREDENTIALS_DIRECTORY}/t", "%d/t"}
 
 func TestSetOptions(t *testing.T) {
 	for line, want := range map[string]string{
@@ -60,14 +60,14 @@ func TestSetOptions(t *testing.T) {
 		`/bin/a \x2d-token x %i $$ "q\"q"`:    `/bin/a \x2d-token ${CREDENTIALS_DIRECTORY}/t %i $$ "q\"q"`,
 	} {
 		found := map[string]bool{}
-		got, err := setOptions(line, []option{token}, found)
+		got, err := SetOptions(line, []Option{token}, found)
 		if got != want || err != nil || !found["--token"] {
 			t.Errorf("%s:\n%s, %v; want\n%s", line, got, err, want)
 		}
 	}
 	for _, line := range []string{`/bin/a --tokens x`, `/bin/a -- --token x`, `--token x`, `/bin/a x--token=`} {
 		found := map[string]bool{}
-		if got, err := setOptions(line, []option{token}, found); got != line || err != nil || found["--token"] {
+		if got, err := SetOptions(line, []Option{token}, found); got != line || err != nil || found["--token"] {
 			t.Errorf("%s: %s, %v; want it unchanged", line, got, err)
 		}
 	}
@@ -82,14 +82,14 @@ func TestAppendOption(t *testing.T) {
 		`/bin/a sh`:      `/bin/a sh --token ${CREDENTIALS_DIRECTORY}/t`,
 		`/bin/a -c sh b`: `/bin/a -c sh b --token ${CREDENTIALS_DIRECTORY}/t`,
 	} {
-		if got, err := appendOption(line, token); got != want || err != nil {
+		if got, err := AppendOption(line, token); got != want || err != nil {
 			t.Errorf("%s: %s, %v; want %s", line, got, err, want)
 		}
 	}
 	for _, line := range []string{`/bin/a ; /bin/b`, `/bin/sh -c 'exec a --token x'`, `"-/usr/bin/bash" -c a`,
 		`/usr/bin/env A=1 bash -ec 'exec a'`, `/usr/sbin/runuser -u a -- /bin/sh -c b`, `|a; b`,
 		`/usr/bin/wrap -- /bin/a --token x`, `/usr/bin/wrap -- /bin/a --token=x`} {
-		if got, err := appendOption(line, token); err == nil {
+		if got, err := AppendOption(line, token); err == nil {
 			t.Errorf("%s: %s; want a refusal", line, got)
 		}
 	}
@@ -105,7 +105,7 @@ func FuzzSetOptions(f *testing.F) {
 			return
 		}
 		before, err := splitCommands(line)
-		got, err2 := setOptions(line, []option{token}, map[string]bool{})
+		got, err2 := SetOptions(line, []Option{token}, map[string]bool{})
 		if (err == nil) != (err2 == nil) {
 			t.Fatalf("%q: %v, but %v", line, err, err2)
 		}
@@ -124,11 +124,11 @@ func FuzzSetOptions(f *testing.F) {
 				w := before[i].words[j].value
 				options = options && (j == 0 || w != "--")
 				switch {
-				case options && j > 0 && w == token.name:
+				case options && j > 0 && w == token.Name:
 					want = append(want, w, value)
 					j++
-				case options && j > 0 && strings.HasPrefix(w, token.name+"="):
-					want = append(want, token.name+"="+value)
+				case options && j > 0 && strings.HasPrefix(w, token.Name+"="):
+					want = append(want, token.Name+"="+value)
 				default:
 					want = append(want, w)
 				}
@@ -153,9 +153,9 @@ func FuzzQuote(f *testing.F) {
 		if strings.ContainsRune(s, 0) {
 			return
 		}
-		commands, err := splitCommands("/bin/a " + quote(s))
+		commands, err := splitCommands("/bin/a " + Quote(s))
 		if err != nil || len(commands) != 1 || len(commands[0].words) != 2 || commands[0].words[1].value != s {
-			t.Errorf("%q is written %s and read as %v, %v", s, quote(s), commands, err)
+			t.Errorf("%q is written %s and read as %v, %v", s, Quote(s), commands, err)
 		}
 	})
 }

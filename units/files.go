@@ -78,10 +78,10 @@ func (u *Unit) fileOf(c command, value string) (string, error) {
 	return path.Join("/", folder, file), nil
 }
 
-// expandAll is expand for a value in which no other specifier may be.
+// expandAll is Expand for a value in which no other specifier may be.
 func (u *Unit) expandAll(value string) (string, error) {
-	if strings.Contains(u.expand(strings.ReplaceAll(value, "%%", "")), "%") {
+	if strings.Contains(u.Expand(strings.ReplaceAll(value, "%%", "")), "%") {
 		return "", errors.New("a path with a specifier whose value is not known before the unit starts; write it out in the unit")
 	}
-	return u.expand(value), nil
+	return u.Expand(value), nil
 }

@@ -1,5 +1,7 @@
-// Package units reads systemd's unit files as systemd does, and renders the
-// drop-ins that put a policy into force.
+// Package units reads systemd's unit files as systemd does, with their drop-ins, and
+// the command lines in them, which it can also change; the static units that are
+// installed lie beside it. It knows nothing of policies, and refuses what systemd would
+// give up on.
 package units
 
 import (

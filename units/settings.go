@@ -3,6 +3,7 @@ package units
 import (
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -35,7 +36,7 @@ func (u *Unit) Last(section, name string) string {
 // Bool tells whether a boolean setting is on, systemd.syntax(7). What is no
 // boolean leaves it as it was.
 func (u *Unit) Bool(section, name string) bool {
-	return isTrue(u.lastOf(section, name, func(value string) bool { return isTrue(value) || isFalse(value) }))
+	return isTrue(u.lastOf(section, name, func(value string) bool { return isTrue(value) || IsFalse(value) }))
 }
 
 // lastOf returns the value in force of a setting that ignores all but valid ones.
@@ -48,7 +49,8 @@ func (u *Unit) lastOf(section, name string, valid func(string) bool) string {
 	return ""
 }
 
-func (u *Unit) notifyAccess() string {
+// NotifyAccess is NotifyAccess=, or "" for the default, systemd.service(5).
+func (u *Unit) NotifyAccess() string {
 	return u.lastOf("Service", "NotifyAccess", func(value string) bool {
 		return slices.Contains([]string{"none", "main", "exec", "all"}, value)
 	})
@@ -60,11 +62,35 @@ func (u *Unit) devicePolicy() string {
 	})
 }
 
+// RestrictsDevices tells whether the unit's device cgroup shuts out the TPM.
+func (u *Unit) RestrictsDevices() bool {
+	access := u.devicePolicy()
+	return access == "closed" || access == "strict" || u.Bool("Service", "PrivateDevices") || len(u.List("Service", "DeviceAllow")) > 0
+}
+
+// TakesForSuccess returns a word of SuccessExitStatus= that is a status which fails
+// accepts, or a signal other than those that end a service well anyway, or "": systemd
+// takes such an end for a success of ExecStartPre=, too.
+func (u *Unit) TakesForSuccess(fails func(status int) bool) string {
+	for _, s := range u.List("Service", "SuccessExitStatus") {
+		for _, word := range strings.Fields(s.Value) {
+			if n, err := strconv.Atoi(word); err == nil && !fails(n) {
+				continue
+			}
+			if !slices.Contains([]string{"HUP", "INT", "PIPE", "TERM"}, strings.TrimPrefix(word, "SIG")) {
+				return word
+			}
+		}
+	}
+	return ""
+}
+
 func isTrue(value string) bool {
 	return slices.Contains([]string{"1", "yes", "y", "true", "t", "on"}, strings.ToLower(value))
 }
 
-func isFalse(value string) bool {
+// IsFalse tells whether a value is a boolean that is off, systemd.syntax(7).
+func IsFalse(value string) bool {
 	return slices.Contains([]string{"0", "no", "n", "false", "f", "off"}, strings.ToLower(value))
 }
 
@@ -75,9 +101,9 @@ var kinds = strings.Fields(`ACPower Architecture CPUFeature CPUPressure CPUs Cap
 	PathExistsGlob PathIsDirectory PathIsEncrypted PathIsMountPoint PathIsReadWrite PathIsSocket PathIsSymbolicLink
 	Security User Version Virtualization`)
 
-// checks returns the Condition…= or Assert…= settings in force. An empty one of
+// Checks returns the Condition…= or Assert…= settings in force. An empty one of
 // any kind resets all kinds.
-func (u *Unit) checks(prefix string) []Setting {
+func (u *Unit) Checks(prefix string) []Setting {
 	var list []Setting
 	for _, s := range u.settings {
 		switch {
@@ -91,29 +117,29 @@ func (u *Unit) checks(prefix string) []Setting {
 	return list
 }
 
-// withoutFiles returns the checks that remain when those files count as
+// WithoutFiles returns the checks that remain when those files count as
 // present, and whether any went. Of several triggering checks ("|") one that
 // holds is enough, so with one of them all of them go.
-func (u *Unit) withoutFiles(checks []Setting, files []string) (rest []Setting, changed bool) {
+func (u *Unit) WithoutFiles(checks []Setting, files []string) (rest []Setting, changed bool) {
 	triggered := false
 	for _, s := range checks {
-		if u.needs(s, files) {
+		if u.Needs(s, files) {
 			changed = true
 			triggered = triggered || strings.HasPrefix(s.Value, "|")
 		}
 	}
 	for _, s := range checks {
-		if !u.needs(s, files) && !(triggered && strings.HasPrefix(s.Value, "|")) {
+		if !u.Needs(s, files) && !(triggered && strings.HasPrefix(s.Value, "|")) {
 			rest = append(rest, s)
 		}
 	}
 	return rest, changed
 }
 
-// needs tells whether a check can only hold if one of files is there.
-func (u *Unit) needs(s Setting, files []string) bool {
+// Needs tells whether a check can only hold if one of files is there.
+func (u *Unit) Needs(s Setting, files []string) bool {
 	kind := strings.TrimPrefix(strings.TrimPrefix(s.Name, "Condition"), "Assert")
-	value := u.expand(strings.TrimPrefix(s.Value, "|"))
+	value := u.Expand(strings.TrimPrefix(s.Value, "|"))
 	if !strings.HasPrefix(value, "/") || slices.Contains(strings.Split(value, "/"), "..") {
 		return false // the negated "!", or a path that systemd ignores
 	}
@@ -130,9 +156,25 @@ func (u *Unit) needs(s Setting, files []string) bool {
 	return false
 }
 
-// expand replaces the specifiers of systemd.unit(5) that follow from the unit's
+// Around parts the settings of u from the point of view of a drop-in of that name:
+// before has all that apply before it, after are those of drop-ins that apply after it.
+// Those of a drop-in with the same name are in neither.
+func (u *Unit) Around(name string) (before *Unit, after []Setting) {
+	before = &Unit{Name: u.Name, Fragment: u.Fragment}
+	for _, s := range u.settings {
+		switch base := path.Base(s.File); {
+		case s.File == u.Fragment || base < name:
+			before.settings = append(before.settings, s)
+		case base > name:
+			after = append(after, s)
+		}
+	}
+	return before, after
+}
+
+// Expand replaces the specifiers of systemd.unit(5) that follow from the unit's
 // name or are the same for every unit of the system manager. Others stay as they are.
-func (u *Unit) expand(value string) string {
+func (u *Unit) Expand(value string) string {
 	if !strings.Contains(value, "%") {
 		return value
 	}

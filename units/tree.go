@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/bootseal/bootseal/internal/root"
+	"github.com/bootseal/bootseal/internal/systemd"
 )
 
 // searchPath is where the system manager looks for units, systemd.unit(5), the
@@ -34,10 +35,6 @@ const splitUsr = "/lib/systemd/system"
 const (
 	service = ".service"
 	maxFile = 8 << 20 // bytes read of one unit file
-	// typeWideDropIns is the first systemd that reads service.d/.
-	typeWideDropIns = 244
-	// checksLinks is the first systemd that looks at where a drop-in folder links to.
-	checksLinks = 250
 )
 
 // ErrNotFound says that no unit file of that name is installed.
@@ -91,7 +88,7 @@ func ReadTree(dir root.Dir, version int) (*Tree, error) {
 func (t *Tree) mayLink(folder, name string) bool {
 	target, err := t.readlink(folder, name)
 	base := path.Base(target)
-	return err == nil && (t.version < checksLinks || base == name || strings.HasSuffix(base, service+".d") && !t.searches(path.Dir(target)))
+	return err == nil && (!systemd.ChecksDropInLinks.In(t.version) || base == name || strings.HasSuffix(base, service+".d") && !t.searches(path.Dir(target)))
 }
 
 // readlink returns the absolute path that the link folder/name names.
@@ -188,7 +185,6 @@ type Unit struct {
 	Fragment string   // path of the unit file
 	DropIns  []string // paths, in the order in which systemd applies them
 	settings []Setting
-	whole    *Unit // with the drop-ins that later leaves out
 }
 
 // Load reads the unit file of name and its drop-ins, systemd.unit(5). A template
@@ -282,7 +278,7 @@ func (t *Tree) dropIns(id string) ([]string, error) {
 			}
 		}
 	}
-	if t.version >= typeWideDropIns {
+	if systemd.TypeWideDropIns.In(t.version) {
 		for _, folder := range t.path {
 			add(folder + "/service.d")
 		}
@@ -295,6 +291,14 @@ func (t *Tree) dropIns(id string) ([]string, error) {
 	}
 	slices.SortFunc(files, func(a, b string) int { return strings.Compare(path.Base(a), path.Base(b)) })
 	return files, failed
+}
+
+// OutranksGenerator tells whether a drop-in in that folder takes precedence over
+// one of the same name in /run/systemd/generator.
+func OutranksGenerator(file string) bool {
+	folder := path.Dir(path.Dir(file))
+	return path.Base(path.Dir(file)) != "service.d" && folder != splitUsr &&
+		slices.Index(searchPath, folder) < slices.Index(searchPath, "/usr/local/lib/systemd/system")
 }
 
 // isNoFolder tells whether a folder could not be listed because there is none:
@@ -323,9 +327,9 @@ func variants(name string) []string {
 	return append(all, variants(shorter+service)...)
 }
 
-// instances lists for each template the instances that have a file or drop-in
+// Instances lists for each template the instances that have a file or drop-in
 // folders of their own, also by an alias or with a prefix of the name only.
-func (t *Tree) instances() map[string][]string {
+func (t *Tree) Instances() map[string][]string {
 	all := map[string][]string{}
 	add := func(name string) {
 		id, _ := t.id(name)

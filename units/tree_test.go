@@ -144,7 +144,7 @@ func TestInstancesOf(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := "a-b-c@alias.service a-b-c@file.service a-b-c@first.service a-b-c@linked.service a-b-c@own.service a-b-c@second.service"
-	if got := strings.Join(tree.instances()["a-b-c@.service"], " "); got != want {
+	if got := strings.Join(tree.Instances()["a-b-c@.service"], " "); got != want {
 		t.Errorf("%s; want %s", got, want)
 	}
 }
@@ -200,7 +200,7 @@ func TestChecks(t *testing.T) {
 	} {
 		u := &Unit{Name: "app.service"}
 		u.settings, _ = Parse([]byte("[Unit]\n"+text), "f")
-		rest, changed := u.withoutFiles(u.checks("Condition"), files)
+		rest, changed := u.WithoutFiles(u.Checks("Condition"), files)
 		got := ""
 		if changed {
 			got = "changed:"

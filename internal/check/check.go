@@ -13,6 +13,7 @@ import (
 
 	"github.com/bootseal/bootseal/internal/atomicfile"
 	"github.com/bootseal/bootseal/internal/cli"
+	"github.com/bootseal/bootseal/internal/delivery"
 	"github.com/bootseal/bootseal/internal/inspect"
 	"github.com/bootseal/bootseal/internal/options"
 	"github.com/bootseal/bootseal/internal/report"
@@ -20,7 +21,6 @@ import (
 	"github.com/bootseal/bootseal/internal/systemd"
 	"github.com/bootseal/bootseal/internal/table"
 	"github.com/bootseal/bootseal/policy"
-	"github.com/bootseal/bootseal/units"
 )
 
 // verdict is what a check comes to.
@@ -54,7 +54,7 @@ type checking struct {
 	unseal      bool
 	metricsFile string
 	now         time.Time
-	planner     *units.Planner
+	planner     *delivery.Planner
 	noSystem    error                               // why the planner is missing
 	needs       struct{ host, hostMade, tpm2 bool } // hostMade: a host key, which is made if there is none
 	expiry      []expiry
@@ -97,7 +97,7 @@ func (c *checking) run(names []string, format table.Format) error {
 	}
 	version, err := systemd.Version("/")
 	if err == nil {
-		c.planner, err = units.NewPlanner("/")
+		c.planner, err = delivery.NewPlanner("/")
 	}
 	c.noSystem = err
 	c.units(names)

@@ -12,7 +12,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bootseal/bootseal/internal/contract"
 	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/bootseal/bootseal/internal/failure"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/internal/sealing"
@@ -20,9 +22,6 @@ import (
 	"github.com/bootseal/bootseal/policy"
 	"github.com/bootseal/bootseal/units"
 )
-
-// generated is where systemd has generators write their drop-ins.
-const generated = "/run/systemd/generator"
 
 // soon is how long before its end a credential is told to expire.
 const soon = 30 * 24 * time.Hour
@@ -100,8 +99,8 @@ func (c *checking) delivered(file policy.File, p *policy.Policy, add func(string
 		c.server(add)
 	}
 	for _, d := range plan.DropIns {
-		name := path.Join(generated, d.Unit+".d", d.Name)
-		text, err := root.Dir("/").ReadFile(name, 1<<20)
+		name := contract.DropInPath(d.Unit, d.Name)
+		text, err := contract.ReadDropIn("/", d.Unit, d.Name)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			add("drop-in", bad, name+" is not there", "systemctl daemon-reload")
@@ -174,7 +173,7 @@ func (c *checking) blob(p *policy.Policy, cred policy.Credential, seal string, a
 	}
 	b := blob.Blob
 	c.need(b.Type.NeedsHost(), b.Type.NeedsTPM2())
-	if _, err := units.ReadBlob(root.Dir("/"), p, cred); err != nil {
+	if _, err := policy.ReadBlob(root.Dir("/"), p, cred); err != nil {
 		add("blob", bad, err.Error(), seal)
 	} else {
 		add("blob", good, fmt.Sprintf("%s, %s", cred.Source, b.Type), "")
@@ -275,7 +274,7 @@ func (c *checking) opens(unit string, s *sealing.File, seal string, add func(str
 	if !named {
 		add("name", note, "it has no name in it, so that any other blob of this machine could take its place", "bootseal reseal "+s.Path)
 	}
-	if end == credential.Infinity {
+	if end == encryption.Infinity {
 		add("expires", good, "never", "")
 		return
 	}

@@ -22,14 +22,20 @@ const (
 // Provisioning Guidance, section 7.8).
 const SRKHandle = 0x81000001
 
-// scopeFlags are the only flags in use: uid, machine and user name.
-const scopeFlags = 7
+// ScopeFlags are the only flags of a scope in use: uid, machine and user name.
+const ScopeFlags = 7
+
+// Sizes in bytes of what AES-256-GCM takes and makes.
+const (
+	IVSize  = 12 // of what is made here; Parse takes others
+	TagSize = 16
+	// MinMetadata is the least that is encrypted: times, and a name of none.
+	MinMetadata = 24
+)
 
 const (
 	keySize      = 32
 	blockSize    = 1
-	ivSize       = 12
-	tagSize      = 16
 	maxField     = 16384   // iv, tag, TPM blob, policy hash, SRK
 	maxPublicKey = 1 << 20 // PEM
 	maskLimit    = 1 << 24 // PCRs 0 to 23
@@ -39,15 +45,13 @@ const (
 	publicKeyHeader = 12
 	srkHeader       = 4
 	scopeHeader     = 8
-	metadataHeader  = 20
-	minMetadata     = 24
 )
 
 // A Blob is the part of a credential that can be read without keys. Nothing in
-// it is to be trusted before [Blob.Open] has succeeded.
+// it is to be trusted before the ciphertext has been opened.
 //
-// To write a credential, set Type and what it asks for (TPM2, PublicKey, SRK)
-// and call [Blob.Seal].
+// To write a credential, set Type and what it asks for (IV, TPM2, PublicKey, SRK),
+// and encrypt under its [Blob.Headers].
 //
 // The main header is, little-endian: the type's id, 16 bytes; key_size (32),
 // block_size (1), iv_size (12) and tag_size (16), 4 bytes each; IV; zeros up to a
@@ -158,7 +162,7 @@ func parse(blob []byte) (*Blob, error) {
 // be those of a secret that somebody took for a credential.
 func unknownType(blob []byte) error {
 	r := reader{data: blob, off: 16}
-	if len(blob) < mainHeader || r.u32() != keySize || r.u32() != blockSize || r.u32() != ivSize || r.u32() != tagSize {
+	if len(blob) < mainHeader || r.u32() != keySize || r.u32() != blockSize || r.u32() != IVSize || r.u32() != TagSize {
 		return fmt.Errorf("%w: it does not begin as credentials do", ErrUnknownType)
 	}
 	return fmt.Errorf("%w: id %x", ErrUnknownType, blob[:16])
@@ -167,7 +171,7 @@ func unknownType(blob []byte) error {
 // minimum is the length of the parts still to come, each with nothing variable
 // in it, from the first of the given ones on.
 func (b *Blob) minimum(from Parts) int {
-	n := minMetadata + tagSize
+	n := MinMetadata + TagSize
 	for _, p := range []struct {
 		part Parts
 		size int
@@ -187,20 +191,20 @@ func (b *Blob) parseMain(r *reader) error {
 	case block == 0 || block > maxField:
 		return fmt.Errorf("%w: %d at offset 20, expected %d", ErrBlockSize, block, blockSize)
 	case iv > maxField:
-		return fmt.Errorf("%w: %d at offset 24, expected %d", ErrIVSize, iv, ivSize)
+		return fmt.Errorf("%w: %d at offset 24, expected %d", ErrIVSize, iv, IVSize)
 	case tag > maxField:
-		return fmt.Errorf("%w: %d at offset 28, expected %d", ErrTagSize, tag, tagSize)
+		return fmt.Errorf("%w: %d at offset 28, expected %d", ErrTagSize, tag, TagSize)
 	}
-	if err := r.need(align8(mainHeader+int(iv))-mainHeader+b.minimum(PartTPM2)-tagSize+int(tag), "headers"); err != nil {
+	if err := r.need(align8(mainHeader+int(iv))-mainHeader+b.minimum(PartTPM2)-TagSize+int(tag), "headers"); err != nil {
 		return err
 	}
 	switch {
-	case tag != tagSize:
-		return fmt.Errorf("%w: %d at offset 28, expected %d", ErrTagSize, tag, tagSize)
+	case tag != TagSize:
+		return fmt.Errorf("%w: %d at offset 28, expected %d", ErrTagSize, tag, TagSize)
 	case block != blockSize:
 		return fmt.Errorf("%w: %d at offset 20, expected %d", ErrBlockSize, block, blockSize)
 	case iv == 0:
-		return fmt.Errorf("%w: 0 at offset 24, expected %d", ErrIVSize, ivSize)
+		return fmt.Errorf("%w: 0 at offset 24, expected %d", ErrIVSize, IVSize)
 	}
 	b.IV = r.take(int(iv))
 	r.align(0)
@@ -310,16 +314,29 @@ func (s *SRK) record() []byte {
 
 func (b *Blob) parseScope(r *reader) error {
 	start := r.off
-	if flags := r.u64(); flags != scopeFlags {
-		return fmt.Errorf("%w: 0x%x at offset %d, expected 0x%x", ErrScopeFlags, flags, start, scopeFlags)
+	if flags := r.u64(); flags != ScopeFlags {
+		return fmt.Errorf("%w: 0x%x at offset %d, expected 0x%x", ErrScopeFlags, flags, start, ScopeFlags)
 	}
 	return nil
 }
 
-// headers marshals what [Parse] reads: the additional authenticated data.
-func (b *Blob) headers() []byte {
+// Split returns the two parts of a credential that [Parse] has read: its headers,
+// the cipher's additional authenticated data, and the ciphertext with its tag, of
+// [MinMetadata] and [TagSize] bytes at least.
+func (b *Blob) Split() (headers, ciphertext []byte) { return b.raw[:b.aad], b.raw[b.aad:] }
+
+// Headers marshals what [Parse] reads: the additional authenticated data of a
+// credential that is being made. It fails with [ErrUnknownType], or with [ErrNoKey]
+// where a header is not set that the type has.
+func (b *Blob) Headers() ([]byte, error) {
+	if !b.Type.valid() {
+		return nil, fmt.Errorf("%w: %v", ErrUnknownType, b.Type)
+	}
+	if b.Type.NeedsTPM2() && b.TPM2 == nil || b.Type.HasPublicKey() && b.PublicKey == nil || b.Type.PinnedSRK() && b.SRK == nil {
+		return nil, fmt.Errorf("%w: a header of type %v is not set", ErrNoKey, b.Type)
+	}
 	out := append([]byte(nil), types[b.Type].id[:]...)
-	for _, n := range []uint32{keySize, blockSize, uint32(len(b.IV)), tagSize} {
+	for _, n := range []uint32{keySize, blockSize, uint32(len(b.IV)), TagSize} {
 		out = binary.LittleEndian.AppendUint32(out, n)
 	}
 	out = pad8(append(out, b.IV...))
@@ -343,9 +360,9 @@ func (b *Blob) headers() []byte {
 		out = pad8(append(out, record...))
 	}
 	if b.Type.Scoped() {
-		out = binary.LittleEndian.AppendUint64(out, scopeFlags)
+		out = binary.LittleEndian.AppendUint64(out, ScopeFlags)
 	}
-	return out
+	return out, nil
 }
 
 // Since returns the oldest version of systemd that can open the credential, as
@@ -354,6 +371,9 @@ func (b *Blob) headers() []byte {
 // TPM credentials without PCRs (252), in the SHA-384 or SHA-512 bank (252), and
 // those whose text has more than [MaxBlob] bytes (255). It does not know what 255.0
 // to 255.2 made for a public key, which 252 to 254 cannot open.
+//
+// These numbers belong to the format: each says which form a file has. What a
+// systemd does with files is in the table of package systemd.
 func (b *Blob) Since() int {
 	since := types[b.Type].since
 	if h := b.TPM2; h != nil {

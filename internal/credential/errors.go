@@ -4,7 +4,8 @@ import "github.com/bootseal/bootseal/internal/failure"
 
 const damaged = "on another machine, or with another credential.secret, it cannot be opened either; restore the file from a copy, or encrypt the secret again"
 
-// One error per cause; every error of this package wraps exactly one of them.
+// One error per cause; every error of this package, and of package encryption but for
+// those of the random source, wraps exactly one of them.
 // The numbers are the checks of section 2.8 of the format document.
 var (
 	ErrNotBase64      = failure.Damaged.New("not Base64 text", damaged)

@@ -1,6 +1,7 @@
-// Package credential reads and writes the encrypted credentials of systemd 250
-// to 262, as described by systemd-creds(1) and systemd.exec(5). It does no I/O
-// and talks to no TPM: the keys are handed in.
+// Package credential is the form of the encrypted credentials of systemd 250 to 262,
+// as described by systemd-creds(1) and systemd.exec(5): the text, the headers, and
+// what each of them allows. It does no I/O, knows no key and runs no cipher: package
+// encryption does.
 //
 // A credential file is Base64 text ([DecodeText], [EncodeText]) of a binary
 // blob:
@@ -10,7 +11,7 @@
 //	16-byte GCM tag
 //
 // [Parse] reads the headers, which are not secret but are authenticated only
-// once [Blob.Open] has succeeded.
+// once the ciphertext has been opened.
 package credential
 
 import "fmt"
@@ -135,4 +136,18 @@ func typeOf(id []byte) (Type, bool) {
 		}
 	}
 	return 0, false
+}
+
+// ValidName says whether systemd takes name as a credential's name: 1 to 255
+// printable ASCII characters other than ":" and "/", and not "." or "..".
+func ValidName(name string) bool {
+	if len(name) == 0 || len(name) > 255 || name == "." || name == ".." {
+		return false
+	}
+	for i := range len(name) {
+		if c := name[i]; c < ' ' || c > '~' || c == ':' || c == '/' {
+			return false
+		}
+	}
+	return true
 }

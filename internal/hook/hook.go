@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/bootseal/bootseal/internal/cli"
+	"github.com/bootseal/bootseal/internal/contract"
 	"github.com/bootseal/bootseal/internal/credential"
 	"github.com/bootseal/bootseal/internal/failure"
 	"github.com/bootseal/bootseal/internal/plaintext"
@@ -19,7 +20,6 @@ import (
 	"github.com/bootseal/bootseal/internal/sealing"
 	"github.com/bootseal/bootseal/internal/systemd"
 	"github.com/bootseal/bootseal/policy"
-	"github.com/bootseal/bootseal/units"
 )
 
 // ErrBlocked says that a unit must not start because of its policy.
@@ -154,7 +154,7 @@ func readAll(args []string) ([]*sealing.File, error) {
 	}
 	all := make([]*sealing.File, len(args))
 	for i, arg := range args {
-		name, path, given := strings.Cut(arg, ":")
+		name, path, given := contract.CutCredential(arg)
 		if !given {
 			path = filepath.Join(policy.CredentialStore, name)
 		}
@@ -186,7 +186,7 @@ func enforce(dir root.Dir, unit string, all []*sealing.File) error {
 				continue
 			}
 			// What has been checked is what gets opened.
-			if s.Blob, err = units.ReadBlob(dir, p, c); err != nil {
+			if s.Blob, err = policy.ReadBlob(dir, p, c); err != nil {
 				return fmt.Errorf("%w: %w", ErrBlocked, err)
 			}
 		}

@@ -16,6 +16,8 @@ import (
 	"github.com/bootseal/bootseal/internal/atomicfile"
 	"github.com/bootseal/bootseal/internal/cli"
 	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/delivery"
+	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/bootseal/bootseal/internal/explain"
 	"github.com/bootseal/bootseal/internal/failure"
 	"github.com/bootseal/bootseal/internal/manager"
@@ -155,7 +157,7 @@ func (o *adopting) run(args []string) error {
 type adoption struct {
 	adopted
 	m           *manager.Manager
-	planner     *units.Planner
+	planner     *delivery.Planner
 	policy      *policy.Policy
 	policyText  []byte
 	wrotePolicy bool
@@ -164,7 +166,7 @@ type adoption struct {
 
 // newAdoption finds out what there is to do. It changes nothing.
 func newAdoption(m *manager.Manager, unit string, options []string, all bool, seal policy.Seal) (a *adoption, err error) {
-	planner, err := units.NewPlanner("/")
+	planner, err := delivery.NewPlanner("/")
 	if err != nil {
 		return nil, err
 	}
@@ -321,7 +323,7 @@ func (a *adoption) seal(device string) error {
 	}
 	for i := range a.Credentials {
 		c := &a.Credentials[i]
-		plain := &credential.Plaintext{Name: c.Name, Timestamp: uint64(time.Now().UnixMicro()), NotAfter: credential.Infinity, Payload: c.plain.content}
+		plain := &encryption.Plaintext{Name: c.Name, Timestamp: uint64(time.Now().UnixMicro()), NotAfter: encryption.Infinity, Payload: c.plain.content}
 		text, t, err := sealing.Sealer{Device: device}.SealFor(a.policy, c.Blob, plain)
 		if err != nil {
 			return err

@@ -6,18 +6,17 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/bootseal/bootseal/internal/cli"
+	"github.com/bootseal/bootseal/internal/contract"
+	"github.com/bootseal/bootseal/internal/delivery"
 	"github.com/bootseal/bootseal/internal/failure"
 	"github.com/bootseal/bootseal/internal/manager"
 	"github.com/bootseal/bootseal/internal/plaintext"
-	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/policy"
-	"github.com/bootseal/bootseal/units"
 )
 
 // errApply says that some unit is not as its policy wants it.
@@ -33,7 +32,7 @@ func applyVerb() *cli.Verb {
 
 // apply puts policies into force for units that run.
 func apply(names []string) error {
-	planner, err := units.NewPlanner("/")
+	planner, err := delivery.NewPlanner("/")
 	if err != nil {
 		return err
 	}
@@ -52,7 +51,7 @@ func apply(names []string) error {
 	}
 	defer m.Close()
 	// What is there now has to be seen before systemd is told to reload.
-	plans := make([]units.Plan, len(files))
+	plans := make([]delivery.Plan, len(files))
 	changed := make([]bool, len(files))
 	for i, file := range files {
 		plans[i] = planner.Plan(file)
@@ -117,19 +116,9 @@ func apply(names []string) error {
 // withoutPolicy lists units that have a drop-in of the generator, which makes
 // settings, and no policy any more.
 func withoutPolicy(files []policy.File) []policy.File {
-	entries, err := root.Dir("/").ReadDir(generated)
-	if err != nil {
-		return nil
-	}
 	var gone []policy.File
-	for _, entry := range entries {
-		unit, ok := strings.CutSuffix(entry.Name(), ".service.d")
-		text, err := root.Dir("/").ReadFile(path.Join(generated, entry.Name(), units.DropInName), 1<<20)
-		unit += ".service"
-		if !ok || err != nil || !strings.Contains(string(text), "\n[Service]\n") || policy.CheckUnit(unit) != nil {
-			continue
-		}
-		if !slices.ContainsFunc(files, func(f policy.File) bool { return f.Unit == unit }) {
+	for _, unit := range contract.Settled("/") {
+		if policy.CheckUnit(unit) == nil && !slices.ContainsFunc(files, func(f policy.File) bool { return f.Unit == unit }) {
 			gone = append(gone, policy.File{Unit: unit})
 		}
 	}
@@ -155,9 +144,9 @@ func applyUnit(m *manager.Manager, name string, file policy.File, changed bool) 
 }
 
 // inForce tells whether what the generator wrote is what the plan says.
-func inForce(plan units.Plan) bool {
+func inForce(plan delivery.Plan) bool {
 	for _, d := range plan.DropIns {
-		text, err := root.Dir("/").ReadFile(path.Join(generated, d.Unit+".d", d.Name), 1<<20)
+		text, err := contract.ReadDropIn("/", d.Unit, d.Name)
 		if err != nil || string(text) != d.Text {
 			return false
 		}

@@ -14,9 +14,6 @@ import (
 	"github.com/bootseal/bootseal/policy"
 )
 
-// generated is where systemd has generators write their drop-ins.
-const generated = "/run/systemd/generator"
-
 // Verbs are those of this package.
 func Verbs() []*cli.Verb {
 	return []*cli.Verb{adoptVerb(), previewVerb(), applyVerb(), rotateVerb(), resealVerb()}

@@ -8,10 +8,11 @@ import (
 	"strings"
 
 	"github.com/bootseal/bootseal/internal/cli"
+	"github.com/bootseal/bootseal/internal/contract"
+	"github.com/bootseal/bootseal/internal/delivery"
 	"github.com/bootseal/bootseal/internal/failure"
 	"github.com/bootseal/bootseal/internal/report"
 	"github.com/bootseal/bootseal/internal/root"
-	"github.com/bootseal/bootseal/units"
 )
 
 // errPreview says that a unit that is shown would not start.
@@ -41,22 +42,22 @@ func preview(names []string, dir root.Dir, version string) error {
 	}
 	var blocked []string
 	shown := 0
-	show := func(dropIns []units.DropIn, why string) {
+	show := func(dropIns []delivery.DropIn, why string) {
 		for _, d := range dropIns {
 			if shown > 0 {
 				fmt.Println()
 			}
 			shown++
-			fmt.Printf("# %s/%s.d/%s\n# %s\n%s", generated, d.Unit, d.Name, why, d.Text)
+			fmt.Printf("# %s\n# %s\n%s", contract.DropInPath(d.Unit, d.Name), why, d.Text)
 		}
 	}
 	if err == nil {
 		files = planner.Files(files)
 	}
 	for _, file := range files {
-		var plan units.Plan
+		var plan delivery.Plan
 		if err != nil {
-			plan = units.Block(file, err)
+			plan = delivery.Block(file, err)
 		} else {
 			plan = planner.Plan(file)
 		}
@@ -74,7 +75,7 @@ func preview(names []string, dir root.Dir, version string) error {
 		show(plan.DropIns, why)
 	}
 	if len(names) == 0 {
-		show(units.Siblings(files), "Delivery: none.")
+		show(delivery.Siblings(files), "Delivery: none.")
 	}
 	if len(blocked) > 0 {
 		return fmt.Errorf("%s %w", strings.Join(blocked, ", "), errPreview)
@@ -83,13 +84,13 @@ func preview(names []string, dir root.Dir, version string) error {
 }
 
 // newPlanner is for the systemd of the machine, or for the version given.
-func newPlanner(dir root.Dir, version string) (*units.Planner, error) {
+func newPlanner(dir root.Dir, version string) (*delivery.Planner, error) {
 	if version == "" {
-		return units.NewPlanner(dir)
+		return delivery.NewPlanner(dir)
 	}
 	n, err := strconv.ParseUint(version, 10, 16)
 	if err != nil || n == 0 {
 		return nil, report.Usagef("--systemd=%s: expected the number of a version such as 257", version)
 	}
-	return units.NewPlannerFor(dir, int(n))
+	return delivery.NewPlannerFor(dir, int(n))
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/bootseal/bootseal/internal/atomicfile"
 	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/internal/sealing"
 	"github.com/bootseal/bootseal/policy"
@@ -80,7 +81,7 @@ func newReplacement(file string) (*replacement, error) {
 }
 
 // seal makes the new blob as the policy's [seal] says.
-func (r *replacement) seal(with sealing.Sealer, p *policy.Policy, plain *credential.Plaintext, old *credential.Blob) error {
+func (r *replacement) seal(with sealing.Sealer, p *policy.Policy, plain *encryption.Plaintext, old *credential.Blob) error {
 	text, t, err := with.SealFor(p, r.file, plain)
 	if err != nil {
 		return err

@@ -14,17 +14,17 @@ import (
 
 	"github.com/bootseal/bootseal/internal/atomicfile"
 	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/delivery"
 	"github.com/bootseal/bootseal/internal/manager"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/internal/sealing"
 	"github.com/bootseal/bootseal/policy"
-	"github.com/bootseal/bootseal/units"
 )
 
 // undoAdoption takes a unit back to its plaintext files, also from an adoption that
 // was broken off. Where it does not run with them, it stays sealed.
 func undoAdoption(unit, device string, dryRun bool) error {
-	if planner, err := units.NewPlanner("/"); err == nil {
+	if planner, err := delivery.NewPlanner("/"); err == nil {
 		if u, err := planner.Load(unit); err == nil {
 			unit = u.Name
 		}

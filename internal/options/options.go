@@ -14,8 +14,10 @@ import (
 
 	"github.com/bootseal/bootseal/internal/cli"
 	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/bootseal/bootseal/internal/report"
 	"github.com/bootseal/bootseal/internal/sealing"
+	"github.com/bootseal/bootseal/internal/systemd"
 	"github.com/bootseal/bootseal/internal/table"
 	"github.com/bootseal/bootseal/internal/timestamp"
 	"github.com/bootseal/bootseal/internal/tpmdevice"
@@ -254,7 +256,7 @@ func (o *At) Check(*pflag.FlagSet, Dialect) (err error) {
 // NotAfter is --not-after=.
 type NotAfter struct {
 	Text  string // as it was given
-	Usec  uint64 // since the epoch; credential.Infinity if not given
+	Usec  uint64 // since the epoch; encryption.Infinity if not given
 	Given bool
 }
 
@@ -263,7 +265,7 @@ func (o *NotAfter) Define(f *pflag.FlagSet) {
 }
 
 func (o *NotAfter) Check(f *pflag.FlagSet, _ Dialect) error {
-	o.Usec = credential.Infinity
+	o.Usec = encryption.Infinity
 	if o.Given = f.Changed("not-after"); !o.Given {
 		return nil
 	}
@@ -297,8 +299,8 @@ func (o *Times) Check(f *pflag.FlagSet, d Dialect) error {
 }
 
 // Plaintext is a secret with the times.
-func (o *Times) Plaintext(name string, payload []byte) *credential.Plaintext {
-	return &credential.Plaintext{Name: name, Timestamp: uint64(o.Time.UnixMicro()), NotAfter: o.Usec, Payload: payload}
+func (o *Times) Plaintext(name string, payload []byte) *encryption.Plaintext {
+	return &encryption.Plaintext{Name: name, Timestamp: uint64(o.Time.UnixMicro()), NotAfter: o.Usec, Payload: payload}
 }
 
 // The words that --transcode= and --json= take; the first of --transcode= does nothing.
@@ -385,7 +387,7 @@ func (o *Null) Check(*pflag.FlagSet, Dialect) error { return nil }
 
 // Scope says for whom.
 type Scope struct {
-	Of *credential.Scope // nil is the system
+	Of *encryption.Scope // nil is the system
 
 	user string
 }
@@ -415,8 +417,8 @@ func (o *Compat) Define(f *pflag.FlagSet) {
 }
 
 func (o *Compat) Check(f *pflag.FlagSet, _ Dialect) error {
-	if f.Changed("compat") && (o.Version < sealing.OldestSystemd || o.Version > 9999) {
-		return report.Usagef("--compat=%d: expected a version of systemd, %d or newer: older ones know no encrypted credentials", o.Version, sealing.OldestSystemd)
+	if f.Changed("compat") && (!systemd.EncryptedCredentials.In(o.Version) || o.Version > 9999) {
+		return report.Usagef("--compat=%d: expected a version of systemd, %d or newer: older ones know no encrypted credentials", o.Version, systemd.EncryptedCredentials.From)
 	}
 	return nil
 }

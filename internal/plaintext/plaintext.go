@@ -13,13 +13,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bootseal/bootseal/internal/contract"
 	"github.com/bootseal/bootseal/internal/report"
 )
 
 // store is where the plaintext of units lies, each below a folder named after
 // the unit, on a ramfs of its own. Only root can enter it; the unit reaches its
 // folder by a bind mount in its mount namespace.
-const store = "/run/bootseal"
+const store = contract.Store
 
 const ramfsFlags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 

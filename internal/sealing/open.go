@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/bootseal/bootseal/internal/failure"
 	"github.com/bootseal/bootseal/internal/hostkey"
 	"github.com/bootseal/bootseal/internal/machine"
@@ -83,7 +84,7 @@ type Opener struct {
 	Device    string // as --tpm2-device= has it
 	Signature string // file with PCR signatures; "" is systemd's search
 	Null      Null
-	Scope     *credential.Scope // of whose user; nil is the system
+	Scope     *encryption.Scope // of whose user; nil is the system
 	Now       time.Time         // when they must not have expired
 
 	anyScope bool // also the system where there is a scope, and root where there is none
@@ -119,10 +120,10 @@ func (o Opener) AsPassed() Opener {
 
 // Open opens all credentials or none, with one connection to the TPM and one
 // reading of the host key. The caller wipes what it gets.
-func (o Opener) Open(all []*File) ([]*credential.Plaintext, error) {
-	var keys credential.Keys
+func (o Opener) Open(all []*File) ([]*encryption.Plaintext, error) {
+	var keys encryption.Keys
 	blobs := make([]*credential.Blob, len(all))
-	scopes := make([]*credential.Scope, len(all))
+	scopes := make([]*encryption.Scope, len(all))
 	needsTPM2 := false
 	var isSigned *File
 	for i, s := range all {
@@ -175,10 +176,10 @@ func (o Opener) Open(all []*File) ([]*credential.Plaintext, error) {
 		}
 		defer tpm.Wipe(secrets)
 	}
-	opened := make([]*credential.Plaintext, 0, len(all))
+	opened := make([]*encryption.Plaintext, 0, len(all))
 	for i, s := range all {
 		keys.TPM2, keys.Scope = secrets[i], scopes[i]
-		p, err := s.Blob.Open(keys)
+		p, err := encryption.Open(s.Blob, keys)
 		if err == nil {
 			opened = append(opened, p)
 			err = p.Check(s.Name, uint64(o.Now.UnixMicro()))
@@ -192,7 +193,7 @@ func (o Opener) Open(all []*File) ([]*credential.Plaintext, error) {
 }
 
 // scopeFor returns the scope to open a credential in.
-func (o Opener) scopeFor(t credential.Type) (*credential.Scope, error) {
+func (o Opener) scopeFor(t credential.Type) (*encryption.Scope, error) {
 	switch {
 	case t.Scoped() && o.Scope == nil && o.anyScope:
 		return ScopeOf("root")
@@ -235,7 +236,7 @@ func HostKey() ([]byte, error) {
 }
 
 // Wipe overwrites the payloads.
-func Wipe(all []*credential.Plaintext) {
+func Wipe(all []*encryption.Plaintext) {
 	for _, p := range all {
 		p.Wipe()
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/bootseal/bootseal/internal/hostkey"
 	"github.com/bootseal/bootseal/internal/machine"
 	"github.com/bootseal/bootseal/internal/report"
@@ -33,7 +34,7 @@ type Sealer struct {
 	PCRs          uint64            // mask of the PCRs to bind to
 	PublicKey     string            // file with the key whose signatures are accepted; "" is systemd's search
 	PublicKeyPCRs *uint64           // mask of the PCRs that it signs; nil is systemd's default
-	Scope         *credential.Scope // for whose user; nil is the system
+	Scope         *encryption.Scope // for whose user; nil is the system
 	Compat        int               // the systemd that is to read it; 0 is the one that runs
 	// Lenient says that options which mean nothing together are taken, and only a
 	// TPM that the kernel knows is one, as systemd-creds has it.
@@ -42,7 +43,7 @@ type Sealer struct {
 
 // SealFor makes the text of a blob as the policy's [seal] says, and opens it for a
 // proof. The file is where it is to go.
-func (s Sealer) SealFor(p *policy.Policy, file string, plain *credential.Plaintext) ([]byte, credential.Type, error) {
+func (s Sealer) SealFor(p *policy.Policy, file string, plain *encryption.Plaintext) ([]byte, credential.Type, error) {
 	s.Key, s.PCRs = p.Seal.Key, p.Seal.Mask()
 	data, err := s.Seal(plain)
 	if err != nil {
@@ -80,14 +81,14 @@ func MakeStore(file string) error {
 }
 
 // Seal makes a binary credential.
-func (s *Sealer) Seal(plain *credential.Plaintext) ([]byte, error) {
+func (s *Sealer) Seal(plain *encryption.Plaintext) ([]byte, error) {
 	keys, blob, err := s.makeKeys()
 	if err != nil {
 		return nil, err
 	}
 	defer clear(keys.Host)
 	defer clear(keys.TPM2)
-	sealed, err := blob.Seal(keys, plain)
+	sealed, err := encryption.Seal(blob, keys, plain)
 	if err != nil {
 		return nil, fmt.Errorf("encrypting: %w", err)
 	}
@@ -127,7 +128,7 @@ func KeyWords() []string {
 
 // makeKeys makes the keys that the word key stands for, and a blob with the
 // headers that belong to them.
-func (s *Sealer) makeKeys() (keys credential.Keys, blob *credential.Blob, err error) {
+func (s *Sealer) makeKeys() (keys encryption.Keys, blob *credential.Blob, err error) {
 	defer func() {
 		if err != nil {
 			clear(keys.Host)
@@ -194,7 +195,7 @@ func (s *Sealer) parts(blob *credential.Blob) (parts credential.Parts, err error
 	version, _ := s.target()
 	if ifFound && parts&credential.PartTPM2 != 0 {
 		// As 262 does: only what the firmware has measured can be signed for.
-		if s.PublicKey != "" || machine.FirmwareTPM2("/") && version >= signedSince {
+		if s.PublicKey != "" || machine.FirmwareTPM2("/") && systemd.SignedPolicies.In(version) {
 			parts |= credential.PartPublicKey
 		}
 	}
@@ -222,18 +223,11 @@ func (s *Sealer) parts(blob *credential.Blob) (parts credential.Parts, err error
 		}
 		parts |= credential.PartScope
 	}
-	if parts&credential.PartTPM2 != 0 && version >= pinnedSince {
+	if parts&credential.PartTPM2 != 0 && systemd.PinnedSRK.In(version) {
 		parts |= credential.PartSRK
 	}
 	return parts, nil
 }
-
-// Versions of systemd that brought what there is a choice about.
-const (
-	OldestSystemd = 250 // encrypted credentials
-	signedSince   = 252 // signed PCR policies
-	pinnedSince   = 262 // the storage root key in the credential
-)
 
 // target returns the oldest systemd that is to read what is encrypted, and
 // whether what it cannot read is out of the question. If nobody said so it is the
@@ -244,8 +238,8 @@ func (s *Sealer) target() (version int, binding bool) {
 		return s.Compat, true
 	}
 	running, err := systemd.Version("/")
-	if err != nil || running < OldestSystemd {
-		return OldestSystemd, false
+	if err != nil || !systemd.EncryptedCredentials.In(running) {
+		return systemd.EncryptedCredentials.From, false
 	}
 	return running, false
 }

@@ -6,7 +6,7 @@ import (
 	"os/user"
 	"strconv"
 
-	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/bootseal/bootseal/internal/machine"
 	"github.com/bootseal/bootseal/internal/report"
 	"github.com/bootseal/bootseal/internal/root"
@@ -17,7 +17,7 @@ const Self = "self"
 
 // ScopeOf returns the scope that only the user of this name or number is in, on
 // this machine. Like systemd it knows of root and nobody without asking.
-func ScopeOf(name string) (*credential.Scope, error) {
+func ScopeOf(name string) (*encryption.Scope, error) {
 	id, err := machine.ID(root.Dir("/"))
 	if err != nil {
 		return nil, err
@@ -27,9 +27,9 @@ func ScopeOf(name string) (*credential.Scope, error) {
 	}
 	switch name {
 	case "0", "root":
-		return &credential.Scope{UID: 0, User: "root", MachineID: id}, nil
+		return &encryption.Scope{UID: 0, User: "root", MachineID: id}, nil
 	case "65534", "nobody":
-		return &credential.Scope{UID: 65534, User: "nobody", MachineID: id}, nil
+		return &encryption.Scope{UID: 65534, User: "nobody", MachineID: id}, nil
 	}
 	u, err := user.Lookup(name)
 	if _, number := strconv.ParseUint(name, 10, 32); number == nil {
@@ -42,5 +42,5 @@ func ScopeOf(name string) (*credential.Scope, error) {
 	if err != nil {
 		return nil, fmt.Errorf("/etc/passwd: user %q has the number %q", u.Username, u.Uid)
 	}
-	return &credential.Scope{UID: uint32(uid), User: u.Username, MachineID: id}, nil
+	return &encryption.Scope{UID: uint32(uid), User: u.Username, MachineID: id}, nil
 }

@@ -5,14 +5,12 @@
 package server
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"log"
 	"net"
 	"os"
 	"os/signal"
-	"path"
 	"sync"
 	"time"
 
@@ -21,17 +19,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bootseal/bootseal/internal/cli"
+	"github.com/bootseal/bootseal/internal/contract"
 	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/bootseal/bootseal/internal/failure"
 	"github.com/bootseal/bootseal/internal/report"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/internal/sealing"
 	"github.com/bootseal/bootseal/policy"
-	"github.com/bootseal/bootseal/units"
 )
-
-// generated is where systemd has generators write their drop-ins.
-const generated = "/run/systemd/generator"
 
 const (
 	// idle is how long the server waits for a further connection before it
@@ -241,7 +237,7 @@ func (r *request) identify() error {
 		if c.Name != r.name {
 			continue
 		}
-		blob, err := units.ReadBlob("/", r.policy, c)
+		blob, err := policy.ReadBlob("/", r.policy, c)
 		if err != nil {
 			return err
 		}
@@ -258,16 +254,11 @@ func (r *request) identify() error {
 // or one that blocks the unit is in its place; a guess could make systemd take a
 // sealed answer for the secret.
 func takesPlain(dir root.Dir, unit string) (plain bool, err error) {
-	const most = 64 << 10
 	for end := time.Now().Add(reloadTime); ; time.Sleep(50 * time.Millisecond) {
 		for _, name := range []string{unit, policy.Template(unit)} {
-			text, err := dir.ReadFile(path.Join(generated, name+".d", units.DropInName), most)
-			switch {
-			case err != nil:
-			case bytes.Contains(text, []byte("\nLoadCredentialEncrypted=")):
-				return false, nil
-			case bytes.Contains(text, []byte("\nLoadCredential=")):
-				return true, nil
+			d, err := contract.ReadDropIn(dir, name, contract.DropInName)
+			if answer := d.Answer(); err == nil && answer != contract.NoAnswer {
+				return answer == contract.PlainAnswer, nil
 			}
 		}
 		if time.Now().After(end) {
@@ -306,8 +297,8 @@ func sealAnswer(name string, payload []byte) ([]byte, error) {
 	}
 	defer clear(key)
 	blob := credential.Blob{Type: credential.TypeHost}
-	data, err := blob.Seal(credential.Keys{Host: key}, &credential.Plaintext{
-		Name: name, Timestamp: uint64(time.Now().UnixMicro()), NotAfter: credential.Infinity, Payload: payload,
+	data, err := encryption.Seal(&blob, encryption.Keys{Host: key}, &encryption.Plaintext{
+		Name: name, Timestamp: uint64(time.Now().UnixMicro()), NotAfter: encryption.Infinity, Payload: payload,
 	})
 	if err != nil {
 		return nil, err

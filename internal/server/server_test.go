@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bootseal/bootseal/internal/atomicfile"
+	"github.com/bootseal/bootseal/internal/contract"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/policy"
 )
@@ -100,7 +101,7 @@ func TestInUnit(t *testing.T) {
 func TestTakesPlain(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	folder := filepath.Join(dir, generated, "a@.service.d")
+	folder := filepath.Join(dir, contract.Generated, "a@.service.d")
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		t.Fatal(err)
 	}

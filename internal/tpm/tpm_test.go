@@ -19,6 +19,7 @@ import (
 
 	"github.com/bootseal/bootseal/internal/credential"
 	"github.com/bootseal/bootseal/internal/credential/vectors"
+	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 )
@@ -110,7 +111,7 @@ func TestSealThenUnseal(t *testing.T) {
 					if len(b.TPM2.Blob) != 240 || binary.BigEndian.Uint32(b.TPM2.Blob[166:]) != 0x412 {
 						t.Errorf("blob %x", b.TPM2.Blob)
 					}
-					raw, err := b.Seal(credential.Keys{TPM2: secret}, &credential.Plaintext{NotAfter: credential.Infinity, Timestamp: 1})
+					raw, err := encryption.Seal(b, encryption.Keys{TPM2: secret}, &encryption.Plaintext{NotAfter: encryption.Infinity, Timestamp: 1})
 					must(t, err)
 					parsed, err := credential.Parse(raw)
 					must(t, err)
@@ -226,7 +227,7 @@ func TestMixed(t *testing.T) {
 	secrets, err := UnsealAll(Retry(tpm), blobs, sigs)
 	must(t, err)
 	for i, c := range cases {
-		p, err := blobs[i].Open(credential.Keys{Host: set.HostKey, TPM2: secrets[i], Scope: c.Scope})
+		p, err := encryption.Open(blobs[i], encryption.Keys{Host: set.HostKey, TPM2: secrets[i], Scope: c.Scope})
 		if err != nil || !bytes.Equal(p.Payload, c.Payload) {
 			t.Errorf("%s: %v", c.ID, err)
 		}

@@ -10,63 +10,28 @@ import (
 
 	"github.com/bootseal/bootseal/internal/credential"
 	"github.com/bootseal/bootseal/internal/credential/vectors"
+	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// classes are the manifest's words for our errors.
-var classes = []struct {
-	err   error
-	class string
-}{
-	{credential.ErrTooShort, "too-short"},
-	{credential.ErrUnknownType, "unknown-type"},
-	{credential.ErrScopeMismatch, "scope-mismatch"},
-	{credential.ErrKeySize, "bad-key-size"},
-	{credential.ErrBlockSize, "bad-block-size"},
-	{credential.ErrIVSize, "bad-iv-size"},
-	{credential.ErrTagSize, "bad-tag-size"},
-	{credential.ErrPCRMask, "pcr-mask-range"},
-	{credential.ErrPCRBank, "pcr-bank-invalid"},
-	{credential.ErrPrimaryAlg, "primary-alg-invalid"},
-	{credential.ErrTPMBlobSize, "bad-tpm-blob-size"},
-	{credential.ErrPolicyHashSize, "bad-policy-hash-size"},
-	{credential.ErrPublicKeySize, "bad-pk-size"},
-	{credential.ErrSRKSize, "bad-srk-size"},
-	{credential.ErrSRK, "bad-srk"},
-	{credential.ErrScopeFlags, "bad-scope-flags"},
-	{credential.ErrAuth, "auth-failed"},
-	{credential.ErrNameMismatch, "name-mismatch"},
-	{credential.ErrExpired, "expired"},
-	{ErrLockout, "tpm-lockout"},
-	{ErrOwnerAuth, "tpm-owner-auth"},
-	{ErrForeignKey, "tpm-foreign-key"},
-	{ErrPolicyMismatch, "tpm-policy-mismatch"},
-	{ErrTPMBlob, "bad-tpm-blob"},
-	{ErrPublicKey, "bad-pk"},
-	{ErrNoSignatures, "no-pcr-signature-file"},
-	{ErrNoSignature, "no-matching-pcr-signature"},
-	{ErrSignature, "pcr-signature-invalid"},
-	{ErrNoSRK, "tpm-error"},
-	{ErrTPM, "tpm-error"},
-	{ErrBusy, "busy"},
-	{ErrBadReply, "bad-reply"},
-	{ErrTransport, "transport"},
-}
-
+// class is the manifest's word for an error, of this package, too.
 func class(err error) string {
-	if err == nil {
-		return "ok"
-	}
-	var found []string
-	for _, c := range classes {
-		if errors.Is(err, c.err) {
-			found = append(found, c.class)
-		}
-	}
-	if len(found) != 1 {
-		return "classes " + strings.Join(found, ",") + ": " + err.Error()
-	}
-	return found[0]
+	return vectors.Class(err, map[error]string{
+		ErrLockout:        "tpm-lockout",
+		ErrOwnerAuth:      "tpm-owner-auth",
+		ErrForeignKey:     "tpm-foreign-key",
+		ErrPolicyMismatch: "tpm-policy-mismatch",
+		ErrTPMBlob:        "bad-tpm-blob",
+		ErrPublicKey:      "bad-pk",
+		ErrNoSignatures:   "no-pcr-signature-file",
+		ErrNoSignature:    "no-matching-pcr-signature",
+		ErrSignature:      "pcr-signature-invalid",
+		ErrNoSRK:          "tpm-error",
+		ErrTPM:            "tpm-error",
+		ErrBusy:           "busy",
+		ErrBadReply:       "bad-reply",
+		ErrTransport:      "transport",
+	})
 }
 
 // stricter are the damaged credentials that we refuse for another reason than
@@ -100,7 +65,7 @@ var stricter = map[string]struct{ class, why string }{
 }
 
 // open reads a case as systemd-creds would.
-func open(t testing.TB, tpm transport.TPM, set *vectors.Set, c vectors.Case) (*credential.Plaintext, error) {
+func open(t testing.TB, tpm transport.TPM, set *vectors.Set, c vectors.Case) (*encryption.Plaintext, error) {
 	raw, err := c.Decoded()
 	if err != nil {
 		return nil, err
@@ -122,7 +87,7 @@ func open(t testing.TB, tpm transport.TPM, set *vectors.Set, c vectors.Case) (*c
 	if err != nil {
 		return nil, err
 	}
-	p, err := b.Open(credential.Keys{Host: set.HostKey, TPM2: secrets[0], Scope: c.Scope})
+	p, err := encryption.Open(b, encryption.Keys{Host: set.HostKey, TPM2: secrets[0], Scope: c.Scope})
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,7 +15,17 @@ import (
 	"time"
 
 	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/encryption"
 )
+
+// Types is section 2.6 of the format document.
+var Types = []credential.Type{
+	credential.TypeHost, credential.TypeHostScoped, credential.TypeTPM2, credential.TypeTPM2PublicKey,
+	credential.TypeHostTPM2, credential.TypeHostTPM2Scoped, credential.TypeHostTPM2PublicKey,
+	credential.TypeHostTPM2PublicKeyScoped, credential.TypeTPM2Pinned, credential.TypeTPM2PublicKeyPinned,
+	credential.TypeHostTPM2Pinned, credential.TypeHostTPM2ScopedPinned, credential.TypeHostTPM2PublicKeyPinned,
+	credential.TypeHostTPM2PublicKeyScopedPinned, credential.TypeNull,
+}
 
 // A Case is a credential, the circumstances it is read under, and the verdict.
 type Case struct {
@@ -27,7 +38,7 @@ type Case struct {
 	State     string // TPM: "a" or "b"; "" is none
 	Profile   string // PCR extends
 	Signature string // file in keys/; "" is none
-	Scope     *credential.Scope
+	Scope     *encryption.Scope
 	Expect    string // class of systemd 262
 	Payload   []byte // where Expect is "ok"; nil is not known
 	Timestamp *uint64
@@ -89,8 +100,8 @@ func Load(t testing.TB, dir string) *Set {
 	s.Pretty = manifest.Pretty
 	machine, err := hex.DecodeString(manifest.MachineID)
 	check(t, err)
-	user := func(name string) *credential.Scope {
-		return &credential.Scope{UID: manifest.Users[name], User: name, MachineID: [16]byte(machine)}
+	user := func(name string) *encryption.Scope {
+		return &encryption.Scope{UID: manifest.Users[name], User: name, MachineID: [16]byte(machine)}
 	}
 	byFile := make(map[string]Case)
 	fromFile := func(v vector) Case {
@@ -228,6 +239,56 @@ func Counter(n int) []byte {
 		out = append(out, block[:]...)
 	}
 	return out[:n]
+}
+
+// classes are the manifest's words for the errors of package credential.
+var classes = map[error]string{
+	credential.ErrNotBase64:      "not-base64",
+	credential.ErrTooLarge:       "too-large",
+	credential.ErrTooShort:       "too-short",
+	credential.ErrUnknownType:    "unknown-type",
+	credential.ErrScopeMismatch:  "scope-mismatch",
+	credential.ErrKeySize:        "bad-key-size",
+	credential.ErrBlockSize:      "bad-block-size",
+	credential.ErrIVSize:         "bad-iv-size",
+	credential.ErrTagSize:        "bad-tag-size",
+	credential.ErrPCRMask:        "pcr-mask-range",
+	credential.ErrPCRBank:        "pcr-bank-invalid",
+	credential.ErrPrimaryAlg:     "primary-alg-invalid",
+	credential.ErrTPMBlobSize:    "bad-tpm-blob-size",
+	credential.ErrPolicyHashSize: "bad-policy-hash-size",
+	credential.ErrPublicKeySize:  "bad-pk-size",
+	credential.ErrSRKSize:        "bad-srk-size",
+	credential.ErrSRK:            "bad-srk",
+	credential.ErrScopeFlags:     "bad-scope-flags",
+	credential.ErrNoKey:          "no-key",
+	credential.ErrAuth:           "auth-failed",
+	credential.ErrTimestamps:     "bad-timestamps",
+	credential.ErrMetadata:       "bad-metadata",
+	credential.ErrName:           "bad-name",
+	credential.ErrNameMismatch:   "name-mismatch",
+	credential.ErrExpired:        "expired",
+}
+
+// Class is the manifest's word for what became of a credential: "ok" without an
+// error. The words for errors of other packages are in more. What is none of them, or
+// several, gives "classes " and all that it is.
+func Class(err error, more map[error]string) string {
+	if err == nil {
+		return "ok"
+	}
+	var found []string
+	for _, known := range []map[error]string{classes, more} {
+		for cause, class := range known {
+			if errors.Is(err, cause) {
+				found = append(found, class)
+			}
+		}
+	}
+	if len(found) != 1 {
+		return "classes " + strings.Join(found, ",") + ": " + err.Error()
+	}
+	return found[0]
 }
 
 func unmarshal(t testing.TB, data []byte, v any) {

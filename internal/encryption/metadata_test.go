@@ -1,10 +1,12 @@
-package credential
+package encryption
 
 import (
 	"encoding/binary"
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/bootseal/bootseal/internal/credential"
 )
 
 func metadata(nameSize uint32, rest string) []byte {
@@ -22,15 +24,15 @@ func TestMetadataSizes(t *testing.T) {
 	}{
 		{metadata(0, "1234"), nil},
 		{metadata(4, "name"), nil},
-		{metadata(5, "names"), ErrMetadata}, // its padding is missing
+		{metadata(5, "names"), credential.ErrMetadata}, // its padding is missing
 		{metadata(5, "names\x00\x00\x00\x00\x00\x00\x00"), nil},
 		{metadata(12, "namesnamesnam"), nil},
-		{metadata(13, "namesnamesnam"), ErrMetadata},
+		{metadata(13, "namesnamesnam"), credential.ErrMetadata},
 		{metadata(255, long), nil},
-		{metadata(256, long), ErrMetadata},
-		{metadata(1<<31, long), ErrMetadata},
-		{metadata(1<<32-1, long), ErrMetadata},
-		{metadata(0, "123"), ErrTooShort},
+		{metadata(256, long), credential.ErrMetadata},
+		{metadata(1<<31, long), credential.ErrMetadata},
+		{metadata(1<<32-1, long), credential.ErrMetadata},
+		{metadata(0, "123"), credential.ErrTooShort},
 	} {
 		if _, err := parsePlaintext(c.buf); !errors.Is(err, c.want) {
 			t.Errorf("%x: got %v, want %v", c.buf, err, c.want)
@@ -41,7 +43,8 @@ func TestMetadataSizes(t *testing.T) {
 // FuzzOpen takes what comes out of the cipher apart.
 func FuzzOpen(f *testing.F) {
 	for _, name := range []string{"", "vector", "a/b", "name\x00"} {
-		b := pad8(metadata(uint32(len(name)), name))
+		b := metadata(uint32(len(name)), name)
+		b = append(b, make([]byte, align8(len(b))-len(b))...)
 		f.Add(append(b, "payload"...))
 		f.Add(b[:23])
 	}
@@ -50,7 +53,7 @@ func FuzzOpen(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if p.Name != "" && !ValidName(p.Name) {
+		if p.Name != "" && !credential.ValidName(p.Name) {
 			t.Errorf("name %q", p.Name)
 		}
 		if align8(metadataHeader+len(p.Name))+len(p.Payload) != len(buf) {

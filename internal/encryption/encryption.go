@@ -1,4 +1,11 @@
-package credential
+// Package encryption opens and makes the encrypted credentials whose form package
+// credential knows: AES-256-GCM under a key from the host's secret, one that a TPM
+// has kept, or both, and the metadata inside. It does no I/O and talks to no TPM: the
+// keys are handed in. It refuses to make what it, or systemd, would refuse to open.
+//
+// It stands apart so that who only reads headers, as the generator does at every
+// boot, links none of the ciphers.
+package encryption
 
 import (
 	"crypto/aes"
@@ -7,10 +14,13 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"strings"
 	"time"
+
+	"github.com/bootseal/bootseal/internal/credential"
 )
 
 // Infinity is the time that means "none" (USEC_INFINITY).
@@ -49,48 +59,34 @@ func (p *Plaintext) Wipe() {
 }
 
 // Check says whether the credential may be used under a name and at a time in
-// microseconds since the epoch: [ErrNameMismatch], [ErrExpired]. A name of ""
+// microseconds since the epoch: [credential.ErrNameMismatch], [credential.ErrExpired]. A name of ""
 // asks for none and fits every credential; a time of 0 is before every expiry.
 func (p *Plaintext) Check(name string, now uint64) error {
 	if name != "" && p.Name != "" && name != p.Name {
-		return fmt.Errorf("%w: it is named %q, asked for was %q", ErrNameMismatch, p.Name, name)
+		return fmt.Errorf("%w: it is named %q, asked for was %q", credential.ErrNameMismatch, p.Name, name)
 	}
 	if p.NotAfter < now {
-		return fmt.Errorf("%w: it was good until %s, now it is %s", ErrExpired, inUTC(p.NotAfter), inUTC(now))
+		return fmt.Errorf("%w: it was good until %s, now it is %s", credential.ErrExpired, inUTC(p.NotAfter), inUTC(now))
 	}
 	return nil
 }
 
-// ValidName says whether systemd takes name as a credential's name: 1 to 255
-// printable ASCII characters other than ":" and "/", and not "." or "..".
-func ValidName(name string) bool {
-	if len(name) == 0 || len(name) > 255 || name == "." || name == ".." {
-		return false
-	}
-	for i := range len(name) {
-		if c := name[i]; c < ' ' || c > '~' || c == ':' || c == '/' {
-			return false
-		}
-	}
-	return true
-}
-
 // Open decrypts a credential and checks its metadata, but not whether it may be
-// used: see [Plaintext.Check]. It fails with [ErrScopeMismatch] when only one
-// of credential and keys has a scope, [ErrNoKey], [ErrAuth], [ErrTimestamps],
-// [ErrMetadata] or [ErrName]. The caller wipes the result.
+// used: see [Plaintext.Check]. It fails with [credential.ErrScopeMismatch] when only one
+// of credential and keys has a scope, [credential.ErrNoKey], [credential.ErrAuth], [credential.ErrTimestamps],
+// [credential.ErrMetadata] or [credential.ErrName]. The caller wipes the result.
 //
 // Null credentials are opened like all others: whether anybody's may be used
 // here is for the caller to decide.
-func (b *Blob) Open(k Keys) (*Plaintext, error) {
-	aead, err := b.aead(k)
+func Open(b *credential.Blob, k Keys) (*Plaintext, error) {
+	aead, err := aeadOf(b, k)
 	if err != nil {
 		return nil, fmt.Errorf("decrypting credential: %w", err)
 	}
-	sealed := b.raw[b.aad:]
-	buf, err := aead.Open(make([]byte, 0, len(sealed)), b.IV, sealed, b.raw[:b.aad])
+	headers, ciphertext := b.Split()
+	buf, err := aead.Open(make([]byte, 0, len(ciphertext)), b.IV, ciphertext, headers)
 	if err != nil {
-		return nil, fmt.Errorf("decrypting credential: %w", ErrAuth)
+		return nil, fmt.Errorf("decrypting credential: %w", credential.ErrAuth)
 	}
 	p, err := parsePlaintext(buf)
 	if err != nil {
@@ -101,8 +97,8 @@ func (b *Blob) Open(k Keys) (*Plaintext, error) {
 }
 
 func parsePlaintext(buf []byte) (*Plaintext, error) {
-	if len(buf) < minMetadata {
-		return nil, fmt.Errorf("%w: %d decrypted bytes, expected at least %d", ErrTooShort, len(buf), minMetadata)
+	if len(buf) < credential.MinMetadata {
+		return nil, fmt.Errorf("%w: %d decrypted bytes, expected at least %d", credential.ErrTooShort, len(buf), credential.MinMetadata)
 	}
 	p := &Plaintext{
 		Timestamp: binary.LittleEndian.Uint64(buf),
@@ -114,19 +110,24 @@ func parsePlaintext(buf []byte) (*Plaintext, error) {
 	}
 	size := binary.LittleEndian.Uint32(buf[16:])
 	if size > 255 {
-		return nil, fmt.Errorf("%w: name_size is %d, at most 255 is valid", ErrMetadata, size)
+		return nil, fmt.Errorf("%w: name_size is %d, at most 255 is valid", credential.ErrMetadata, size)
 	}
 	start := align8(metadataHeader + int(size))
 	if start > len(buf) {
-		return nil, fmt.Errorf("%w: name_size is %d, beyond the end", ErrMetadata, size)
+		return nil, fmt.Errorf("%w: name_size is %d, beyond the end", credential.ErrMetadata, size)
 	}
 	p.Name = string(buf[metadataHeader : metadataHeader+size])
-	if size > 0 && !ValidName(p.Name) {
-		return nil, fmt.Errorf("%w: %q", ErrName, p.Name)
+	if size > 0 && !credential.ValidName(p.Name) {
+		return nil, fmt.Errorf("%w: %q", credential.ErrName, p.Name)
 	}
 	p.Payload = buf[start:]
 	return p, nil
 }
+
+// metadataHeader is how many bytes come before the name.
+const metadataHeader = 20
+
+func align8(n int) int { return (n + 7) &^ 7 }
 
 func inUTC(usec uint64) string {
 	return time.UnixMicro(int64(usec)).UTC().Format("2006-01-02 15:04:05 UTC")
@@ -134,52 +135,49 @@ func inUTC(usec uint64) string {
 
 func (p *Plaintext) checkTimes() error {
 	if p.Timestamp != Infinity && p.NotAfter != Infinity && p.Timestamp >= p.NotAfter {
-		return fmt.Errorf("%w: %d and %d (microseconds since the epoch)", ErrTimestamps, p.Timestamp, p.NotAfter)
+		return fmt.Errorf("%w: %d and %d (microseconds since the epoch)", credential.ErrTimestamps, p.Timestamp, p.NotAfter)
 	}
 	return nil
 }
 
 // Seal encrypts p under the headers of b with a fresh IV and returns the
 // binary credential. The TPM, public key and SRK headers are those that
-// tpm.Seal made together with k.TPM2. It refuses whatever [Parse] and
-// [Blob.Open] would refuse, and payloads above [MaxPayload].
-func (b *Blob) Seal(k Keys, p *Plaintext) ([]byte, error) {
-	out, err := b.seal(k, p)
+// tpm.Seal made together with k.TPM2. It refuses whatever [credential.Parse] and
+// [Open] would refuse, and payloads above [credential.MaxPayload].
+func Seal(b *credential.Blob, k Keys, p *Plaintext) ([]byte, error) {
+	out, err := seal(b, k, p)
 	if err != nil {
 		return nil, fmt.Errorf("encrypting credential: %w", err)
 	}
 	return out, nil
 }
 
-func (b *Blob) seal(k Keys, p *Plaintext) ([]byte, error) {
-	if !b.Type.valid() {
-		return nil, fmt.Errorf("%w: %v", ErrUnknownType, b.Type)
+func seal(b *credential.Blob, k Keys, p *Plaintext) ([]byte, error) {
+	c := *b
+	c.IV = make([]byte, credential.IVSize)
+	if _, err := rand.Read(c.IV); err != nil {
+		return nil, err
 	}
-	if b.Type.NeedsTPM2() && b.TPM2 == nil || b.Type.HasPublicKey() && b.PublicKey == nil || b.Type.PinnedSRK() && b.SRK == nil {
-		return nil, fmt.Errorf("%w: a header of type %v is not set", ErrNoKey, b.Type)
+	headers, err := c.Headers()
+	if err != nil {
+		return nil, err
 	}
-	if p.Name != "" && !ValidName(p.Name) {
-		return nil, fmt.Errorf("%w: %q (1 to 255 printable ASCII characters without ':' and '/')", ErrName, p.Name)
+	if p.Name != "" && !credential.ValidName(p.Name) {
+		return nil, fmt.Errorf("%w: %q (1 to 255 printable ASCII characters without ':' and '/')", credential.ErrName, p.Name)
 	}
 	if err := p.checkTimes(); err != nil {
 		return nil, err
 	}
-	if len(p.Payload) > MaxPayload {
-		return nil, fmt.Errorf("%w: payload of %d bytes, at most %d", ErrTooLarge, len(p.Payload), MaxPayload)
+	if len(p.Payload) > credential.MaxPayload {
+		return nil, fmt.Errorf("%w: payload of %d bytes, at most %d", credential.ErrTooLarge, len(p.Payload), credential.MaxPayload)
 	}
-	c := *b
-	c.IV = make([]byte, ivSize)
-	if _, err := rand.Read(c.IV); err != nil {
-		return nil, err
-	}
-	aead, err := c.aead(k)
+	aead, err := aeadOf(&c, k)
 	if err != nil {
 		return nil, err
 	}
-	headers := c.headers()
 	aad := len(headers)
 	start := align8(metadataHeader + len(p.Name))
-	out := make([]byte, aad+start, aad+start+len(p.Payload)+tagSize)
+	out := make([]byte, aad+start, aad+start+len(p.Payload)+credential.TagSize)
 	copy(out, headers)
 	binary.LittleEndian.PutUint64(out[aad:], p.Timestamp)
 	binary.LittleEndian.PutUint64(out[aad+8:], p.NotAfter)
@@ -187,24 +185,24 @@ func (b *Blob) seal(k Keys, p *Plaintext) ([]byte, error) {
 	copy(out[aad+metadataHeader:], p.Name)
 	out = append(out, p.Payload...)
 	out = aead.Seal(out[:aad], c.IV, out[aad:], out[:aad])
-	if _, err := parse(out); err != nil {
-		return nil, err
+	if _, err := credential.Parse(out); err != nil {
+		return nil, errors.Unwrap(err) // without its "reading credential"
 	}
 	return out, nil
 }
 
-// aead derives the key (section 3 of the format document) and keys AES-256-GCM.
-func (b *Blob) aead(k Keys) (cipher.AEAD, error) {
+// aeadOf derives the key (section 3 of the format document) and keys AES-256-GCM.
+func aeadOf(b *credential.Blob, k Keys) (cipher.AEAD, error) {
 	h := sha256.New()
 	if b.Type.NeedsHost() {
 		if len(k.Host) == 0 {
-			return nil, fmt.Errorf("%w: type %v needs the host secret", ErrNoKey, b.Type)
+			return nil, fmt.Errorf("%w: type %v needs the host secret", credential.ErrNoKey, b.Type)
 		}
 		h.Write(k.Host)
 	}
 	if b.Type.NeedsTPM2() {
 		if len(k.TPM2) != sha256.Size {
-			return nil, fmt.Errorf("%w: type %v needs %d bytes from the TPM, there are %d", ErrNoKey, b.Type, sha256.Size, len(k.TPM2))
+			return nil, fmt.Errorf("%w: type %v needs %d bytes from the TPM, there are %d", credential.ErrNoKey, b.Type, sha256.Size, len(k.TPM2))
 		}
 		h.Write(k.TPM2)
 	}
@@ -214,16 +212,16 @@ func (b *Blob) aead(k Keys) (cipher.AEAD, error) {
 	h.Reset()
 	if b.Type.Scoped() != (k.Scope != nil) {
 		if k.Scope == nil {
-			return nil, fmt.Errorf("%w: it is a user's, and no user was given", ErrScopeMismatch)
+			return nil, fmt.Errorf("%w: it is a user's, and no user was given", credential.ErrScopeMismatch)
 		}
-		return nil, fmt.Errorf("%w: it is the system's, and a user was given", ErrScopeMismatch)
+		return nil, fmt.Errorf("%w: it is the system's, and a user was given", credential.ErrScopeMismatch)
 	}
 	if s := k.Scope; s != nil {
 		if s.User == "" || strings.IndexByte(s.User, 0) >= 0 {
-			return nil, fmt.Errorf("%w: invalid user name %q", ErrScopeMismatch, s.User)
+			return nil, fmt.Errorf("%w: invalid user name %q", credential.ErrScopeMismatch, s.User)
 		}
 		mac := hmac.New(sha256.New, key)
-		msg := binary.LittleEndian.AppendUint64(nil, scopeFlags)
+		msg := binary.LittleEndian.AppendUint64(nil, credential.ScopeFlags)
 		msg = binary.LittleEndian.AppendUint32(msg, s.UID)
 		msg = append(msg, s.MachineID[:]...)
 		msg = append(append(msg, s.User...), 0)

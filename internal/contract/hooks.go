@@ -1,0 +1,58 @@
+package contract
+
+import "strings"
+
+// The hooks: verbs of bootseal that units run. Their options are those of
+// bootseal-unseal(8).
+const (
+	Unseal  = "unseal"  // ExecStartPre=: put the plaintexts there
+	Cleanup = "cleanup" // ExecStopPost=: take them away again
+	Explain = "explain" // ExecStopPost=: say why systemd could not open a credential
+	Refuse  = "refuse"  // ExecStartPre=: keep the unit from starting, and say why
+)
+
+// theUnit is the option for the unit that runs the hook, systemd.unit(5).
+const theUnit = " --unit=%n"
+
+// UnsealCommand is the value of an ExecStartPre=, with all privileges. What is given
+// is written as words of a command line already, systemd.service(5): the unit's User=,
+// or "", and [CredentialArgument] of each credential.
+func UnsealCommand(user string, allowNull bool, credentials []string) string {
+	options := theUnit
+	if user != "" {
+		options += " --user=" + user
+	}
+	if allowNull {
+		options += " --allow-null"
+	}
+	return "+" + HelperPath + " " + Unseal + options + " " + strings.Join(credentials, " ")
+}
+
+// CleanupCommand is the value of an ExecStopPost=, with all privileges.
+func CleanupCommand() string { return "+" + HelperPath + " " + Cleanup + theUnit }
+
+// ExplainCommand is the value of an ExecStopPost= that may fail, with all privileges.
+// Its credentials are those of [UnsealCommand].
+func ExplainCommand(credentials []string) string {
+	return "-+" + HelperPath + " " + Explain + theUnit + " " + strings.Join(credentials, " ")
+}
+
+// RefuseCommand is the value of an ExecStartPre=, with all privileges. The reason is
+// one word of a command line already.
+func RefuseCommand(reason string) string { return "+" + HelperPath + " " + Refuse + " " + reason }
+
+// CredentialArgument is how hooks are told of a credential: its name and the absolute
+// path of the file that it is sealed in.
+func CredentialArgument(name, source string) string { return name + ":" + source }
+
+// CutCredential undoes [CredentialArgument]. At a prompt the path may be missing.
+func CutCredential(argument string) (name, source string, given bool) {
+	return strings.Cut(argument, ":")
+}
+
+// HookStatus tells whether a hook that fails may exit with status n: a program of Go's
+// with 1 and 2, bootseal with those of sysexits.h and 80 to 86, and what systemd could
+// not start with 200 and more.
+func HookStatus(n int) bool {
+	return n == 1 || n == 2 || n >= 64 && n <= 86 || n >= 200
+}

@@ -1,0 +1,102 @@
+package delivery
+
+import (
+	"path"
+	"strings"
+
+	"github.com/bootseal/bootseal/internal/contract"
+	"github.com/bootseal/bootseal/policy"
+	"github.com/bootseal/bootseal/units"
+)
+
+// Pending is a drop-in that keeps the unit of any policy from starting as long as
+// it has no other.
+func Pending(reason error) string {
+	return renderBlocked(policy.Dirs[0], nil, nil, reason.Error())
+}
+
+// Block keeps the unit of a policy from starting, for a reason that lies
+// outside of the policy and the unit.
+func Block(file policy.File, reason error) Plan {
+	if file.Masked {
+		return masked(file)
+	}
+	return blocked(file, nil, nil, reason)
+}
+
+func masked(file policy.File) Plan {
+	return Plan{DropIns: []DropIn{comment(file.Unit, "The policy is masked by "+file.Path+".")}}
+}
+
+// blocked keeps the unit of a policy from starting.
+func blocked(file policy.File, u *units.Unit, p *policy.Policy, reason error) Plan {
+	text := renderBlocked(file.Path, u, p, file.Unit+" is not started: "+reason.Error())
+	plan := Plan{Err: reason, DropIns: []DropIn{{file.Unit, contract.DropInName, text}}}
+	if u == nil {
+		return plan
+	}
+	// Where another drop-in could undo this one, it is said again after it.
+	last := contract.DropInName
+	if len(u.DropIns) > 0 {
+		last = max(last, path.Base(u.DropIns[len(u.DropIns)-1]))
+	}
+	if replaced(u) != nil || last != contract.DropInName {
+		name := strings.TrimSuffix(last, ".conf") + "~bootseal.conf"
+		plan.DropIns = append(plan.DropIns, DropIn{file.Unit, name, text})
+	}
+	return plan
+}
+
+// comment is a drop-in that sets nothing, in place of the installed one.
+func comment(unit, text string) DropIn {
+	return DropIn{unit, contract.DropInName, contract.Heading + "# " + text + "\n"}
+}
+
+// renderBlocked writes the drop-in that keeps a unit from starting and says why
+// in "systemctl status". A check on a plaintext file that the policy replaces
+// would skip the unit in silence first, so it goes, and where the policy or the
+// unit could not be read (nil) all checks go.
+func renderBlocked(source string, u *units.Unit, p *policy.Policy, reason string) string {
+	d := &dropIn{}
+	if u != nil && p != nil {
+		d.checks(u, p.Replaced())
+	} else {
+		d.unit = []string{"ConditionPathExists=", "AssertPathExists="}
+	}
+	if u != nil && len(u.List("Service", "ExecCondition")) > 0 {
+		d.set("ExecCondition", "")
+	}
+	if u != nil {
+		// In a root directory of its own there is no helper to say why.
+		for _, name := range []string{"RootDirectory", "RootImage", "TemporaryFileSystem", "InaccessiblePaths", "NoExecPaths"} {
+			if u.Last("Service", name) != "" {
+				d.set(name, "")
+			}
+		}
+	}
+	d.set("ExecStartPre", "")
+	d.set("ExecStartPre", contract.RefuseCommand(units.EscapeWord(oneLine(reason))))
+	d.set("StandardError", "journal")
+	d.set("NotifyAccess", "exec")
+	// These go for what ExecStartPre= exits with, too.
+	d.set("SuccessExitStatus", "")
+	d.set("RestartForceExitStatus", "")
+	d.set("Restart", "no")
+	return d.text(source, u)
+}
+
+// oneLine makes text fit for a line of a unit file or of the kernel log.
+func oneLine(text string) string {
+	const most = 700 // bytes; a record of the kernel log has less than 1,024
+	text = strings.ToValidUTF8(text, "?")
+	text = strings.Map(func(r rune) rune {
+		if r < ' ' || r >= 0x7f && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, text)
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "") + " …"
+	}
+	return text
+}

@@ -1,0 +1,194 @@
+package delivery
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/bootseal/bootseal/internal/contract"
+	"github.com/bootseal/bootseal/internal/systemd"
+	"github.com/bootseal/bootseal/policy"
+	"github.com/bootseal/bootseal/units"
+)
+
+// dropIn collects the lines of a drop-in.
+type dropIn struct {
+	unit, service []string
+}
+
+func (d *dropIn) set(name, value string) {
+	d.service = append(d.service, name+"="+value)
+}
+
+// text is the whole file, made from the policy source for u, which may be nil.
+func (d *dropIn) text(source string, u *units.Unit) string {
+	lines := []string{contract.Heading, "[Unit]"}
+	if u == nil || u.Last("Unit", "SourcePath") == "" {
+		lines = append(lines, "SourcePath="+units.EscapeSpecifiers(source))
+	} else {
+		lines = append(lines, "# From "+source)
+	}
+	lines = append(lines, d.unit...)
+	lines = append(append(lines, "", "[Service]"), d.service...)
+	return strings.Join(lines, "\n") + "\n"
+}
+
+// order is what a drop-in is made from.
+type order struct {
+	policy  *policy.Policy
+	unit    *units.Unit // without the drop-ins that apply after ours
+	whole   *units.Unit // with them
+	version int         // of systemd
+}
+
+// renderers are the ways to put a policy into force. Each is to be read from top to
+// bottom: the order of its steps is that of the lines, and of the reasons to refuse.
+var renderers = map[policy.Delivery]func(*order) (string, error){
+	policy.Native:   native,
+	policy.Prestart: prestart,
+	policy.Socket:   socket,
+}
+
+// own tells whether the unit has one of the settings itself.
+func (o *order) own(names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return len(o.whole.List("Service", name)) > 0 })
+}
+
+// rooted tells whether the unit has a root directory of its own, where nothing of
+// bootseal is.
+func (o *order) rooted() bool {
+	return o.whole.Last("Service", "RootDirectory") != "" || o.whole.Last("Service", "RootImage") != ""
+}
+
+// failsHook tells whether on this systemd credentials and a hook of the unit's own do
+// not go together.
+func (o *order) failsHook() bool {
+	return systemd.CredentialsFailHooks.In(o.version) && o.own("ExecCondition", "ExecStartPre")
+}
+
+// arguments are the credentials as words of a hook's command line.
+func (o *order) arguments() []string {
+	var words []string
+	for _, c := range o.policy.Credentials {
+		words = append(words, units.EscapeWord(contract.CredentialArgument(c.Name, c.Source)))
+	}
+	return words
+}
+
+// begin makes a drop-in for credentials in folder, as a unit file has it, with what all
+// deliveries begin with, and returns the lines of ExecStart= that it is to end with. It
+// refuses a unit that cannot be given the options or variables of the policy.
+func (o *order) begin(folder string) (d *dropIn, commands []string, err error) {
+	var options []units.Option
+	for _, c := range o.policy.Credentials {
+		if c.Option != "" {
+			options = append(options, units.Option{Name: c.Option, Variable: "${" + directory + "}/" + c.Name, Plain: folder + "/" + c.Name})
+		}
+	}
+	if commands, err = setOptions(o.unit, options); err != nil {
+		return nil, nil, err
+	}
+	if err := settable(o.unit, variables(o.policy)); err != nil {
+		return nil, nil, err
+	}
+	if len(o.unit.List("Service", "ExecStart")) == 0 {
+		return nil, nil, errors.New("the unit has no ExecStart=, so nothing could use a credential")
+	}
+	d = &dropIn{}
+	d.checks(o.unit, o.policy.Replaced())
+	d.set("PrivateMounts", "true")
+	return d, commands, nil
+}
+
+// checks writes the Condition…= and Assert…= settings of u again, as if files
+// were there.
+func (d *dropIn) checks(u *units.Unit, files []string) {
+	for _, prefix := range []string{"Condition", "Assert"} {
+		rest, changed := u.WithoutFiles(u.Checks(prefix), files)
+		if !changed {
+			continue
+		}
+		d.unit = append(d.unit, prefix+"PathExists=")
+		for _, s := range rest {
+			d.unit = append(d.unit, s.Name+"="+s.Value)
+		}
+	}
+}
+
+// setOptions returns the ExecStart= lines of u with the options pointing to
+// their credentials, after an empty one that resets them. An option that is in
+// none of the lines is appended if there is only one. Without options there is
+// nothing to write.
+func setOptions(u *units.Unit, options []units.Option) ([]string, error) {
+	if len(options) == 0 {
+		return nil, nil
+	}
+	lines := []string{""}
+	found := map[string]bool{}
+	for _, s := range u.List("Service", "ExecStart") {
+		line, err := units.SetOptions(s.Value, options, found)
+		if err != nil && units.Skips(s.Value) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s:%d: %w", s.File, s.Line, err)
+		}
+		lines = append(lines, line)
+	}
+	for _, o := range options {
+		switch {
+		case found[o.Name]:
+		case len(lines) == 1:
+			return nil, fmt.Errorf("the unit has no ExecStart= that could take %s", o.Name)
+		case len(lines) > 2:
+			return nil, fmt.Errorf("%s is in none of the unit's %d ExecStart= lines; add it to the one that takes it", o.Name, len(lines)-1)
+		default:
+			var err error
+			if lines[1], err = units.AppendOption(lines[1], o); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return lines, nil
+}
+
+// environment points the variables that the policy names at their credentials.
+func (d *dropIn) environment(p *policy.Policy, folder string) {
+	for _, c := range p.Credentials {
+		if c.Environment != "" {
+			d.set("Environment", c.Environment+"="+folder+"/"+c.Name)
+		}
+	}
+}
+
+// explain says why systemd could not open a credential, where there is something that
+// can.
+func (d *dropIn) explain(o *order) {
+	if !o.rooted() {
+		d.set("ExecStopPost", contract.ExplainCommand(o.arguments()))
+	}
+}
+
+// commands replaces the unit's ExecStart= lines.
+func (d *dropIn) commands(lines []string) {
+	for _, line := range lines {
+		d.set("ExecStart", line)
+	}
+}
+
+// allowTPM opens the unit's device policy for the TPM, if there is one.
+func (d *dropIn) allowTPM(u *units.Unit) {
+	if u.RestrictsDevices() {
+		// Devices that the kernel does not know yet when the unit starts are not allowed.
+		d.unit = append(d.unit, "Wants=modprobe@tpm.service", "After=modprobe@tpm.service")
+		d.set("DeviceAllow", "char-tpm rw")
+	}
+}
+
+// notify lets the helper say in "systemctl status" why the unit did not start.
+func (d *dropIn) notify(u *units.Unit) {
+	if access := u.NotifyAccess(); access != "all" && access != "exec" {
+		d.set("NotifyAccess", "exec")
+	}
+}

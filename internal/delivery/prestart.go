@@ -1,0 +1,82 @@
+package delivery
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/bootseal/bootseal/internal/contract"
+	"github.com/bootseal/bootseal/internal/systemd"
+	"github.com/bootseal/bootseal/policy"
+	"github.com/bootseal/bootseal/units"
+)
+
+// prestart has a hook put the plaintext on a ramfs below contract.Store, which only
+// root can enter, and binds it to where the unit looks for it. The hook runs before the
+// ExecStartPre= of the unit, for which it makes the credentials available, too; its own
+// namespace lacks the ramfs, hence the "-".
+func prestart(o *order) (string, error) {
+	folder := contract.Store + "/%n"
+	if systemd.BindsBelowRunCredentials.In(o.version) {
+		folder = "/run/credentials/%n"
+	}
+	d, commands, err := o.begin(folder)
+	if err != nil {
+		return "", err
+	}
+	if err := o.hookable(); err != nil {
+		return "", err
+	}
+	d.set("TemporaryFileSystem", path.Dir(folder)+":ro,mode=0755")
+	d.set("BindReadOnlyPaths", "-"+contract.Store+"/%n:"+folder)
+	d.set("Environment", directory+"="+folder)
+	before := o.unit.List("Service", "ExecStartPre")
+	if len(before) > 0 {
+		d.set("ExecStartPre", "")
+	}
+	user := o.whole.Last("Service", "User")
+	if user != "" {
+		user = units.Quote(user)
+	}
+	d.set("ExecStartPre", contract.UnsealCommand(user, o.policy.Seal.Key == policy.KeyNull, o.arguments()))
+	for _, s := range before {
+		if !units.Skips(s.Value) {
+			d.set("ExecStartPre", s.Value)
+		}
+	}
+	d.set("ExecStopPost", contract.CleanupCommand())
+	d.environment(o.policy, folder)
+	d.commands(commands)
+	d.allowTPM(o.whole)
+	d.notify(o.unit)
+	return d.text(o.policy.Path, o.unit), nil
+}
+
+// hookable refuses units in which the hook cannot run, or whose start does not depend
+// on it.
+func (o *order) hookable() error {
+	instead := ""
+	if systemd.LoadsCredentials.In(o.version) && !o.failsHook() {
+		instead = `; delivery = "socket" works`
+	}
+	switch {
+	case o.rooted():
+		return errors.New("the unit has a root directory of its own, in which the hook cannot run" + instead)
+	case slices.ContainsFunc(o.whole.List("Service", "TemporaryFileSystem"), hidesAll):
+		return errors.New("the unit has a TemporaryFileSystem= in place of /, in which the hook cannot run" + instead)
+	}
+	if status := o.whole.TakesForSuccess(contract.HookStatus); status != "" {
+		return fmt.Errorf("the unit has SuccessExitStatus=%s, by which it would start although the hook has failed%s", status, instead)
+	}
+	if o.own("LoadCredential", "SetCredential") {
+		return fmt.Errorf("the unit has a LoadCredential= or SetCredential= of its own, which systemd %d cannot combine with the hook%s", o.version, instead)
+	}
+	return nil
+}
+
+// hidesAll tells whether a TemporaryFileSystem= stands in place of /.
+func hidesAll(s units.Setting) bool {
+	return slices.ContainsFunc(strings.Fields(s.Value), func(word string) bool { return word == "/" || strings.HasPrefix(word, "/:") })
+}
