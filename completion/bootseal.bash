@@ -94,6 +94,7 @@ _bootseal() {
 				compopt -o default
 				;;
 			adopt,*) _bootseal_services ;;
+			help,0) read -ra words <<<"$verbs" ;;
 			rotate,1) _bootseal_names "${args[0]}" ;;
 			encrypt,0) if [[ -n $unit ]]; then _bootseal_names "$unit"; else compopt -o default; fi ;;
 			decrypt,0)

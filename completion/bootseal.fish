@@ -65,7 +65,7 @@ complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a list -d 'Lis
 complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a cat -d 'Print such credentials'
 complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a setup -d 'Make the host key'
 complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a has-tpm2 -d 'Tell what there is for TPM 2.0'
-complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a help -d 'Show a short help'
+complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a help -d 'Show a verb, or all'
 complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a preview -d 'Show the drop-ins of the generator'
 complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a inspect -d 'Tell what a credential is bound to'
 complete -c bootseal -n "not __fish_seen_subcommand_from $verbs" -a check -d 'Look for what keeps units from starting'
@@ -82,6 +82,7 @@ complete -c bootseal -n "__fish_seen_subcommand_from rotate" -a '(__bootseal_rot
 complete -c bootseal -n "__fish_seen_subcommand_from inspect reseal decrypt" -a '(__bootseal_blobs)'
 complete -c bootseal -n "__fish_seen_subcommand_from encrypt" -a '(__bootseal_names_of_option)'
 complete -c bootseal -n "__fish_seen_subcommand_from list setup has-tpm2 help" -f
+complete -c bootseal -n "__fish_seen_subcommand_from help" -a "$verbs"
 
 complete -c bootseal -l unit -x -a '(__bootseal_policies)' -d 'Encrypt for this unit'
 complete -c bootseal -l compat -x -d 'Oldest systemd to encrypt for'

@@ -6,7 +6,7 @@ const damaged = "on another machine, or with another credential.secret, it canno
 
 // One error per cause; every error of this package, and of package encryption but for
 // those of the random source, wraps exactly one of them.
-// The numbers are the checks of section 2.8 of the format document.
+// The numbers are the checks of section 2.8 of doc/credential-format.md.
 var (
 	ErrNotBase64      = failure.Damaged.New("not Base64 text", damaged)
 	ErrTooLarge       = failure.Damaged.New("credential is too large", "no credential is that large; is it the right file?")

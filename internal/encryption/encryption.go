@@ -191,7 +191,7 @@ func seal(b *credential.Blob, k Keys, p *Plaintext) ([]byte, error) {
 	return out, nil
 }
 
-// aeadOf derives the key (section 3 of the format document) and keys AES-256-GCM.
+// aeadOf derives the key (section 3 of doc/credential-format.md) and keys AES-256-GCM.
 func aeadOf(b *credential.Blob, k Keys) (cipher.AEAD, error) {
 	h := sha256.New()
 	if b.Type.NeedsHost() {

@@ -33,9 +33,9 @@ func Verbs() []*cli.Verb {
 // unseal is the ExecStartPre= hook.
 func unseal() *cli.Verb {
 	v := &cli.Verb{
-		Name: "unseal", Forms: cli.Takes("NAME[:PATH]...", "Put plaintext where the unit finds it"), InUnits: true,
+		Name: contract.Unseal, Forms: cli.Takes("NAME[:PATH]...", "Put plaintext where the unit finds it"), InUnits: true,
 		Details: "In ExecStartPre=+ of a unit. PATH is /etc/credstore.encrypted/NAME if not given.",
-		Flags:   cli.NewFlags("unseal"), Most: cli.Unlimited,
+		Flags:   cli.NewFlags(contract.Unseal), Most: cli.Unlimited,
 	}
 	unit := v.Flags.String("unit", "", "The `UNIT` that gets the credentials, %n in a unit file")
 	owner := v.Flags.String("user", "", "The `USER` that they belong to, User= of the unit")
@@ -83,9 +83,9 @@ func unsealFor(unit, owner, device string, allowNull bool, args []string) error 
 // cleanup is the ExecStopPost= hook that undoes unseal.
 func cleanup() *cli.Verb {
 	v := &cli.Verb{
-		Name: "cleanup", Forms: cli.Takes("", "Take the plaintext away again"), InUnits: true,
+		Name: contract.Cleanup, Forms: cli.Takes("", "Take the plaintext away again"), InUnits: true,
 		Details: "In ExecStopPost=+ of a unit.",
-		Flags:   cli.NewFlags("cleanup"), Most: cli.Unlimited,
+		Flags:   cli.NewFlags(contract.Cleanup), Most: cli.Unlimited,
 	}
 	unit := v.Flags.String("unit", "", "The `UNIT` that got the credentials, %n in a unit file")
 	v.Run = func([]string) error {
@@ -104,9 +104,9 @@ func cleanup() *cli.Verb {
 // or PCR was the cause, so this tries again and does.
 func explain() *cli.Verb {
 	v := &cli.Verb{
-		Name: "explain", Forms: cli.Takes("NAME[:PATH]...", "Say why systemd could not open credentials"), InUnits: true,
+		Name: contract.Explain, Forms: cli.Takes("NAME[:PATH]...", "Say why systemd could not open credentials"), InUnits: true,
 		Details: "In ExecStopPost=+ of a unit.",
-		Flags:   cli.NewFlags("explain"), Most: cli.Unlimited,
+		Flags:   cli.NewFlags(contract.Explain), Most: cli.Unlimited,
 	}
 	v.Flags.String("unit", "", "The `UNIT` that did not start, %n in a unit file")
 	v.Run = func(args []string) error {
@@ -138,9 +138,9 @@ func explain() *cli.Verb {
 // refuse is the ExecStartPre= of units that are blocked.
 func refuse() *cli.Verb {
 	return &cli.Verb{
-		Name: "refuse", Forms: cli.Takes("REASON...", "Keep a unit from starting, and say why"), InUnits: true, Raw: true,
+		Name: contract.Refuse, Forms: cli.Takes("REASON...", "Keep a unit from starting, and say why"), InUnits: true, Raw: true,
 		Details: "In ExecStartPre=+ of a unit.",
-		Flags:   cli.NewFlags("refuse"),
+		Flags:   cli.NewFlags(contract.Refuse),
 		Run: func(args []string) error {
 			return said(fmt.Errorf("%w: %s", ErrBlocked, strings.Join(args, " ")))
 		},

@@ -161,7 +161,7 @@ func (t *TPM) PolicyNow(s *sealing.File) error {
 			return err
 		}
 	}
-	return s.NameChangedPCRs(tpm.Holds(conn, b, sigs))
+	return s.NameChangedPCRs(tpm.PolicyMet(conn, b, sigs))
 }
 
 func (t *TPM) row(s inspected) []table.Cell {

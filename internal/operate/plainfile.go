@@ -122,8 +122,8 @@ func (f *plainFile) read() ([]byte, error) {
 	return data, nil
 }
 
-// holds tells whether the file of that name is still this one, with its content.
-func (f *plainFile) holds() (bool, error) {
+// unchanged tells whether the file of that name is still this one, with its content.
+func (f *plainFile) unchanged() (bool, error) {
 	var here, there unix.Stat_t
 	if err := errors.Join(unix.Fstat(int(f.file.Fd()), &here), unix.Fstatat(int(f.dir.Fd()), filepath.Base(f.path), &there, unix.AT_SYMLINK_NOFOLLOW)); err != nil {
 		return false, err
@@ -139,7 +139,7 @@ func (f *plainFile) holds() (bool, error) {
 // remove takes the name away first: a failure then leaves the file whole. After
 // that nobody finds it any more, and what it held is overwritten.
 func (f *plainFile) remove() error {
-	switch same, err := f.holds(); {
+	switch same, err := f.unchanged(); {
 	case err != nil:
 		return fmt.Errorf("removing %s: %w", f.path, stdio.Cause(err))
 	case !same:
@@ -177,7 +177,7 @@ func (f *plainFile) restore() (made bool, err error) {
 	}
 	defer found.close()
 	found.content = f.content
-	switch same, err := found.holds(); {
+	switch same, err := found.unchanged(); {
 	case err != nil:
 		return false, fmt.Errorf("%s: %w", f.path, stdio.Cause(err))
 	case !same:

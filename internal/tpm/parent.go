@@ -19,7 +19,7 @@ type parent struct {
 	invalid error // the cause, where the public key turns out to be unusable
 }
 
-// The templates of TPM2_CreatePrimary (section 5.4 of the format document), less
+// The templates of TPM2_CreatePrimary (section 5.4 of doc/credential-format.md), less
 // the unique field. The legacy ones differ from the storage root key's in that
 // they lack noDA.
 var (

@@ -146,7 +146,7 @@ func parsePublicKey(text []byte) (*signer, error) {
 	return &signer{key: k, pkfp: pkfp[:]}, nil
 }
 
-// public is the TPMT_PUBLIC of the key (section 5.5 of the format document):
+// public is the TPMT_PUBLIC of the key (section 5.5 of doc/credential-format.md):
 // RSA, SHA256, userWithAuth, decrypt and sign, no scheme.
 func (s *signer) public(exponent int) *tpm2.TPMTPublic {
 	return &tpm2.TPMTPublic{

@@ -1052,7 +1052,7 @@ func TestMoved(t *testing.T) {
 			fails := func(digests []byte, words string) {
 				t.Helper()
 				_, unsealing := UnsealAll(Retry(tpm), []*credential.Blob{b}, sigs)
-				for _, err := range []error{unsealing, Holds(Retry(tpm), b, sigs)} {
+				for _, err := range []error{unsealing, PolicyMet(Retry(tpm), b, sigs)} {
 					var differs *PolicyError
 					if !errors.As(err, &differs) {
 						t.Fatalf("error %v", err)

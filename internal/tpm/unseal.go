@@ -44,7 +44,7 @@ type item struct {
 // the legacy primary, whose template lacks noDA and gives another key. To load that
 // one from a saved context takes as many commands as to make it. What systemd-creds
 // decrypt sends for one credential, and as often again for each other one (section
-// 10 of the format document), beside what is sent here:
+// 10 of doc/credential-format.md), beside what is sent here:
 //
 //	                        252  257  262  here  here, pinned  here, ten
 //	no PCRs                   -   16   15     6             4  33, pinned 31

@@ -18,7 +18,7 @@ import (
 	"github.com/bootseal/bootseal/internal/encryption"
 )
 
-// Types is section 2.6 of the format document.
+// Types is section 2.6 of doc/credential-format.md.
 var Types = []credential.Type{
 	credential.TypeHost, credential.TypeHostScoped, credential.TypeTPM2, credential.TypeTPM2PublicKey,
 	credential.TypeHostTPM2, credential.TypeHostTPM2Scoped, credential.TypeHostTPM2PublicKey,

@@ -10,9 +10,9 @@ import (
 	"github.com/bootseal/bootseal/internal/credential/vectors"
 )
 
-// TestHolds asks of every vector that systemd 262 opens, or refuses for its
-// policy, whether Holds says the same without unsealing.
-func TestHolds(t *testing.T) {
+// TestPolicyMet asks of every vector that systemd 262 opens, or refuses for its
+// policy, whether PolicyMet says the same without unsealing.
+func TestPolicyMet(t *testing.T) {
 	set := vectors.Load(t, vectorDir)
 	type machine struct{ state, profile string }
 	tpms := map[machine]*swtpm{}
@@ -51,7 +51,7 @@ func TestHolds(t *testing.T) {
 		if tpms[m] == nil {
 			tpms[m] = startTPM(t, c.State, c.Profile)
 		}
-		if got := class(Holds(Retry(tpms[m]), b, sigs)); got != c.Expect {
+		if got := class(PolicyMet(Retry(tpms[m]), b, sigs)); got != c.Expect {
 			t.Errorf("%s: got %s, want %s", c.ID, got, c.Expect)
 		}
 		if b.Type.PinnedSRK() && c.Expect == "ok" {

@@ -13,12 +13,12 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// Holds tells whether the TPM policy of b would be met now, computed from the
+// PolicyMet tells whether the TPM policy of b would be met now, computed from the
 // present PCRs: it uses no key of the TPM and does not unseal. nil says that it
 // would; a [*PolicyError] that literal PCRs have other values, ErrNoSignature
 // that nobody signed the present ones. A policy that holds does not yet mean
 // that the secret belongs to this TPM: see [PinnedHere].
-func Holds(t transport.TPM, b *credential.Blob, sigs *Signatures) (err error) {
+func PolicyMet(t transport.TPM, b *credential.Blob, sigs *Signatures) (err error) {
 	c := &conn{t: t}
 	defer func() { err = c.close(err) }()
 	it, err := newItem(0, b, sigs)
