@@ -30,7 +30,6 @@ func TestManual(t *testing.T) {
 	}
 	same(t, "options in bootseal(1)", documentedOptions(t, "bootseal.1"), definedOptions(t, prompt...))
 	same(t, "options in bootseal-unseal(8)", documentedOptions(t, "bootseal-unseal.8"), definedOptions(t, hooks...))
-	same(t, "options in bootseal-generator(8)", documentedOptions(t, "bootseal-generator.8"), definedOptions(t, "../generator/main.go"))
 	same(t, "keys in bootseal.policy(5)", keysOf(t), policyKeys(t))
 
 	documented := map[string]bool{}

@@ -8,6 +8,7 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -92,20 +93,41 @@ func feature(lib *elf.File, name string) (bool, error) {
 	if section == nil || section.Type == elf.SHT_NOBITS || section.Size > maxRodata {
 		return false, errors.New("finding out the features of systemd: no usable .rodata section in its library")
 	}
-	data, err := section.Data()
-	if err != nil {
-		return false, fmt.Errorf("finding out the features of systemd: %w", err)
-	}
-	for _, word := range []struct {
-		text string
-		yes  bool
-	}{{" +" + name + " ", true}, {" -" + name + " ", false}} {
-		if bytes.Contains(data, []byte(word.text)) {
-			return word.yes, nil
+	word := []byte("+" + name + " ")
+	// In pieces, each with the end of the one before, to touch little memory.
+	const piece = 32 << 10
+	buffer := make([]byte, len(word)-1+piece)
+	kept := 0
+	for r := section.Open(); ; {
+		n, err := io.ReadFull(r, buffer[kept:])
+		data := buffer[:kept+n]
+		if contains(data, word) {
+			return true, nil
 		}
+		switch err {
+		case nil:
+		case io.EOF, io.ErrUnexpectedEOF:
+			// Systemd older than 248 has no such feature.
+			return false, nil
+		default:
+			return false, fmt.Errorf("finding out the features of systemd: %w", err)
+		}
+		kept = copy(buffer, data[len(data)-(len(word)-1):])
 	}
-	// Systemd older than 248 has no such feature.
-	return false, nil
+}
+
+// contains looks for word, which begins with a byte that is rare in data.
+func contains(data, word []byte) bool {
+	for {
+		i := bytes.IndexByte(data, word[0])
+		if i < 0 {
+			return false
+		}
+		if data = data[i:]; bytes.HasPrefix(data, word) {
+			return true
+		}
+		data = data[1:]
+	}
 }
 
 // executables are where systemd is: as PID 1, and installed, before and after
