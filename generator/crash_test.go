@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -93,8 +94,14 @@ func TestFaults(t *testing.T) {
 
 func build(t testing.TB) string {
 	t.Helper()
+	return buildAs(t)
+}
+
+// buildAs builds it with options.
+func buildAs(t testing.TB, options ...string) string {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "bootseal-generator")
-	if out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", slices.Concat([]string{"build", "-o", path}, options, []string{"."})...).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	return path

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -36,6 +37,14 @@ func concerned(dir root.Dir) bool {
 // errUnfinished is what units are blocked with until their policy is in force.
 var errUnfinished = errors.New("bootseal-generator did not finish; run \"systemctl daemon-reload\", then look at \"journalctl -b -t bootseal-generator\"")
 
+// Of several policies the garbage is left until it takes that many bytes: to look
+// through it takes longer than the policies do. One policy makes less of it than the
+// runtime minds.
+const (
+	severalPolicies = 16
+	maxGarbage      = 64 << 20
+)
+
 // generate writes the drop-ins for all policies below dir into the folder
 // normal. It reports whether every policy is in force; the units of the others
 // are blocked.
@@ -51,6 +60,10 @@ func generate(dir root.Dir, normal string, log *logger) bool {
 	defer out.Close()
 	files, errs := policy.Find(dir)
 	errs = append(errs, blockAll(out, files)...)
+	if len(files) > severalPolicies {
+		debug.SetGCPercent(-1)
+		debug.SetMemoryLimit(maxGarbage)
+	}
 	if len(files) > 0 {
 		planner, err := delivery.NewPlanner(dir)
 		if err == nil {
@@ -108,21 +121,28 @@ func link(out *os.File, from, to string) error {
 	return unix.Linkat(fd, from+".d/"+contract.DropInName, fd, to+".d/"+contract.DropInName, 0)
 }
 
+// fewPolicies is how many are worth a thread: each takes less than 0.1 ms.
+const fewPolicies = 8
+
 // each calls do with 0 to count-1, as many at a time as there are processors.
 func each(count int, do func(i int)) {
 	var (
 		workers sync.WaitGroup
 		next    atomic.Int64
 	)
-	for range runtime.GOMAXPROCS(0) {
-		workers.Add(1)
-		go func() {
-			defer workers.Done()
-			for i := int(next.Add(1) - 1); i < count; i = int(next.Add(1) - 1) {
-				do(i)
-			}
-		}()
+	work := func() {
+		defer workers.Done()
+		for i := int(next.Add(1) - 1); i < count; i = int(next.Add(1) - 1) {
+			do(i)
+		}
 	}
+	// One of them is this one: for a few policies another thread costs more than it helps.
+	others := min(runtime.GOMAXPROCS(0), count/fewPolicies+1) - 1
+	workers.Add(others + 1)
+	for range others {
+		go work()
+	}
+	work()
 	workers.Wait()
 }
 

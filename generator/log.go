@@ -5,7 +5,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/coreos/go-systemd/v22/journal"
 	"golang.org/x/sys/unix"
 )
 
@@ -58,8 +57,27 @@ func (l *logger) print(level int, text string) {
 	}
 	// Where even the log cannot be written there is nobody left to tell.
 	if l.file == nil {
-		_ = journal.Send(strings.TrimPrefix(record, "bootseal-generator: "), journal.Priority(level), map[string]string{"SYSLOG_IDENTIFIER": "bootseal-generator"})
+		_ = sendJournal(journalSocket, level, strings.TrimPrefix(record, "bootseal-generator: "))
 		return
 	}
 	_, _ = l.file.WriteString(record + "\n")
+}
+
+// journalSocket is where systemd-journald takes entries.
+const journalSocket = "/run/systemd/journal/socket"
+
+// sendJournal sends an entry of one line to the journal: a datagram with a
+// NAME=VALUE on each line (systemd.journal-fields(7), the journal's native protocol).
+// It does not wait for a journal that is busy.
+func sendJournal(socket string, level int, text string) error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return fmt.Errorf("connecting to the journal: %w", err)
+	}
+	defer unix.Close(fd)
+	entry := fmt.Sprintf("PRIORITY=%d\nSYSLOG_IDENTIFIER=bootseal-generator\nMESSAGE=%s\n", level, text)
+	if err := unix.Sendto(fd, []byte(entry), 0, &unix.SockaddrUnix{Name: socket}); err != nil {
+		return fmt.Errorf("writing to the journal: %w", err)
+	}
+	return nil
 }

@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -28,5 +30,27 @@ func TestKernelRecords(t *testing.T) {
 		if err != nil || !strings.HasPrefix(got, prefix) || !strings.HasSuffix(got, want) || n >= 1024 || strings.Count(got, "\n") != 1 || !utf8.ValidString(got) {
 			t.Errorf("%d bytes: %q, %v", n, got, err)
 		}
+	}
+}
+
+// The journal gets one datagram for each record, with one field on a line.
+func TestJournalEntries(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "socket")
+	if err := sendJournal(socket, levelError, "text"); err == nil {
+		t.Error("sent to nobody")
+	}
+	journal, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer journal.Close()
+	if err := sendJournal(socket, levelNotice, "/etc/bootseal/a.service.toml: bad=\u00e4"); err != nil {
+		t.Fatal(err)
+	}
+	buffer := make([]byte, 4096)
+	n, err := journal.Read(buffer)
+	const want = "PRIORITY=5\nSYSLOG_IDENTIFIER=bootseal-generator\nMESSAGE=/etc/bootseal/a.service.toml: bad=\u00e4\n"
+	if got := string(buffer[:n]); err != nil || got != want {
+		t.Errorf("%q, %v; want %q", got, err, want)
 	}
 }

@@ -23,7 +23,6 @@ import (
 func TestManual(t *testing.T) {
 	same(t, "options in bootseal(1)", documentedOptions(t, "bootseal.1"), optionsOf(false, "help", "version"))
 	same(t, "options in bootseal-unseal(8)", documentedOptions(t, "bootseal-unseal.8"), optionsOf(true))
-	same(t, "options in bootseal-generator(8)", documentedOptions(t, "bootseal-generator.8"), definedOptions(t, "../generator/main.go"))
 	same(t, "keys in bootseal.policy(5)", keysOf(t), policyKeys(t))
 
 	documented := map[string]bool{}
@@ -189,31 +188,6 @@ func documentedOptions(t *testing.T, page string) map[string]bool {
 		}
 		for _, m := range regexp.MustCompile(`\*--?([A-Za-z0-9-]+)\*`).FindAllStringSubmatch(line, -1) {
 			all[m[1]] = true
-		}
-	}
-	return all
-}
-
-// definedOptions finds the names in calls such as flags.String("name", …), and
-// flags.StringVarP(&v, "name", "n", …).
-func definedOptions(t *testing.T, files ...string) map[string]bool {
-	method := regexp.MustCompile(`^(Bool|String|StringArray|Int)(Var|Func)?(P)?$`)
-	all := map[string]bool{}
-	for _, call := range calls(t, files...) {
-		selector, ok := call.Fun.(*ast.SelectorExpr)
-		if !ok || len(call.Args) < 3 {
-			continue
-		}
-		m := method.FindStringSubmatch(selector.Sel.Name)
-		if m == nil {
-			continue
-		}
-		count := 1
-		if m[3] != "" {
-			count = 2
-		}
-		for _, name := range literals(call.Args)[:count] {
-			all[name] = true
 		}
 	}
 	return all

@@ -3,11 +3,10 @@
 package atomicfile
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -232,8 +231,6 @@ func cause(err error) error {
 	return err
 }
 
-func randomName() string {
-	var b [8]byte
-	rand.Read(b[:])
-	return hex.EncodeToString(b[:])
-}
+// randomName is of 16 characters. It has to be free, which O_EXCL makes sure of, not
+// secret: the folder is one where only its owner may write.
+func randomName() string { return fmt.Sprintf("%016x", rand.Uint64()) }

@@ -5,9 +5,9 @@ package systemd
 
 import (
 	"bytes"
-	"debug/elf"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -39,7 +39,7 @@ func Version(dir root.Dir) (int, error) {
 		return 0, fmt.Errorf("finding out the version of systemd: %w", err)
 	}
 	defer exe.Close()
-	library, err := sharedLibrary(exe)
+	library, err := sharedLibrary(exe.image)
 	if err != nil {
 		return 0, fmt.Errorf("finding out the version of systemd: %s: %w", name, err)
 	}
@@ -65,7 +65,7 @@ func BuiltWithTPM2(dir root.Dir) (bool, error) {
 	}
 	defer exe.Close()
 	folders := []string{"/usr/lib/systemd", "/lib/systemd"}
-	if runpath, err := exe.DynString(elf.DT_RUNPATH); err == nil {
+	if runpath, err := exe.dynamic(tagRunpath); err == nil {
 		for _, list := range runpath {
 			folders = append(strings.Split(list, ":"), folders...)
 		}
@@ -82,30 +82,51 @@ func BuiltWithTPM2(dir root.Dir) (bool, error) {
 			return false, fmt.Errorf("finding out the features of systemd: %w", err)
 		}
 		defer lib.Close()
-		return feature(lib, "TPM2")
+		return feature(lib.image, "TPM2")
 	}
 	return false, fmt.Errorf("finding out the features of systemd: %s: %w", library, fs.ErrNotExist)
 }
 
-func feature(lib *elf.File, name string) (bool, error) {
-	section := lib.Section(".rodata")
-	if section == nil || section.Type == elf.SHT_NOBITS || section.Size > maxRodata {
+func feature(lib *image, name string) (bool, error) {
+	constants, ok := lib.section(".rodata")
+	if !ok || constants.kind == typeNoBits || constants.size > maxRodata || constants.offset > 1<<62 {
 		return false, errors.New("finding out the features of systemd: no usable .rodata section in its library")
 	}
-	data, err := section.Data()
-	if err != nil {
-		return false, fmt.Errorf("finding out the features of systemd: %w", err)
-	}
-	for _, word := range []struct {
-		text string
-		yes  bool
-	}{{" +" + name + " ", true}, {" -" + name + " ", false}} {
-		if bytes.Contains(data, []byte(word.text)) {
-			return word.yes, nil
+	word := []byte("+" + name + " ")
+	// In pieces, each with the end of the one before, to touch little memory.
+	const piece = 32 << 10
+	buffer := make([]byte, len(word)-1+piece)
+	kept := 0
+	for r := io.NewSectionReader(lib.file, int64(constants.offset), int64(constants.size)); ; {
+		n, err := io.ReadFull(r, buffer[kept:])
+		data := buffer[:kept+n]
+		if contains(data, word) {
+			return true, nil
 		}
+		switch err {
+		case nil:
+		case io.EOF, io.ErrUnexpectedEOF:
+			// Systemd older than 248 has no such feature.
+			return false, nil
+		default:
+			return false, fmt.Errorf("finding out the features of systemd: %w", err)
+		}
+		kept = copy(buffer, data[len(data)-(len(word)-1):])
 	}
-	// Systemd older than 248 has no such feature.
-	return false, nil
+}
+
+// contains looks for word, which begins with a byte that is rare in data.
+func contains(data, word []byte) bool {
+	for {
+		i := bytes.IndexByte(data, word[0])
+		if i < 0 {
+			return false
+		}
+		if data = data[i:]; bytes.HasPrefix(data, word) {
+			return true
+		}
+		data = data[1:]
+	}
 }
 
 // executables are where systemd is: as PID 1, and installed, before and after
@@ -114,7 +135,7 @@ var executables = []string{"/proc/1/exe", "/usr/lib/systemd/systemd", "/lib/syst
 
 // findSystemd opens the first of the executables that is systemd, and names its
 // library.
-func findSystemd(dir root.Dir) (exe *elf.File, name, library string, err error) {
+func findSystemd(dir root.Dir) (exe *program, name, library string, err error) {
 	var problems []error
 	for _, name := range executables {
 		exe, err := openELF(dir, name)
@@ -122,7 +143,7 @@ func findSystemd(dir root.Dir) (exe *elf.File, name, library string, err error) 
 			problems = append(problems, err)
 			continue
 		}
-		if library, err := sharedLibrary(exe); err == nil {
+		if library, err := sharedLibrary(exe.image); err == nil {
 			return exe, name, library, nil
 		}
 		exe.Close()
@@ -133,7 +154,7 @@ func findSystemd(dir root.Dir) (exe *elf.File, name, library string, err error) 
 
 // openSystemd opens PID 1's executable, or the installed systemd where there is
 // no PID 1.
-func openSystemd(dir root.Dir) (*elf.File, string, error) {
+func openSystemd(dir root.Dir) (*program, string, error) {
 	var missing error
 	for _, name := range executables {
 		exe, err := openELF(dir, name)
@@ -146,8 +167,8 @@ func openSystemd(dir root.Dir) (*elf.File, string, error) {
 	return nil, "", missing
 }
 
-func sharedLibrary(exe *elf.File) (string, error) {
-	libraries, err := exe.DynString(elf.DT_NEEDED)
+func sharedLibrary(exe *image) (string, error) {
+	libraries, err := exe.dynamic(tagNeeded)
 	if err != nil {
 		return "", fmt.Errorf("reading the libraries it needs: %w", err)
 	}
@@ -159,7 +180,15 @@ func sharedLibrary(exe *elf.File) (string, error) {
 	return "", fmt.Errorf("%w: it does not need %sNNN.so", ErrNotSystemd, sharedPrefix)
 }
 
-func openELF(dir root.Dir, name string) (*elf.File, error) {
+// program is an ELF file that is open.
+type program struct {
+	*image
+	opened *os.File
+}
+
+func (p *program) Close() { _ = p.opened.Close() }
+
+func openELF(dir root.Dir, name string) (*program, error) {
 	real, err := dir.Path(name)
 	if err != nil {
 		return nil, err
@@ -173,9 +202,14 @@ func openELF(dir root.Dir, name string) (*elf.File, error) {
 	if !st.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s: %w", name, root.ErrNotRegular)
 	}
-	file, err := elf.Open(real)
+	file, err := os.Open(real)
 	if err != nil {
 		return nil, fmt.Errorf("%s: reading it as ELF: %w", name, err)
 	}
-	return file, nil
+	image, err := readELF(file)
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("%s: reading it as ELF: %w", name, err)
+	}
+	return &program{image, file}, nil
 }
