@@ -124,9 +124,6 @@ func OfTPM(err error) bool {
 	return of
 }
 
-// Is tells whether the cause of an error is of one of these kinds.
-func Is(err error, kinds ...*Kind) bool { return err != nil && slices.Contains(kinds, Of(err).Kind) }
-
 // SplitHint takes the hint off a text that [WithHint] has made. ok is false where
 // it ends in none.
 func SplitHint(text string) (before, hint string, ok bool) {
