@@ -817,7 +817,7 @@ func changes(t *testing.T, tree *Tree, policies map[string]plan, out map[string]
 }
 
 // volatile are properties that tell what runs, not what is set.
-var volatile = regexp.MustCompile(`^(CPUUsageNSec|(Memory|Tasks|IP|IO).*|.*Timestamp.*|NeedDaemonReload|CanLiveMount|NFileDescriptorStore|Status.*|ExecMain.*|ControlPID|MainPID|(Active|Sub)State|Job|InvocationID|FileDescriptorStore.*|Effective.*|ConditionResult|AssertResult|Result)$`)
+var volatile = regexp.MustCompile(`^(CPUUsageNSec|(Memory|Tasks|IP|IO).*|.*Timestamp.*|NeedDaemonReload|CanLiveMount|NFileDescriptorStore|Status.*|ExecMain.*|ControlGroupId|ControlPID|MainPID|(Active|Sub)State|Job|InvocationID|FileDescriptorStore.*|Effective.*|ConditionResult|AssertResult|Result)$`)
 
 var running = regexp.MustCompile(` ; start_time=.*`)
 
