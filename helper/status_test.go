@@ -71,6 +71,9 @@ func TestExitStatus(t *testing.T) {
 		if seen[k.Status] || k.Meaning == "" {
 			t.Errorf("status %d has two meanings, or none", k.Status)
 		}
+		if k != failure.Other && (k.Status < failure.First || k.Status > failure.Last) {
+			t.Errorf("status %d is not between %d and %d, of which units are told", k.Status, failure.First, failure.Last)
+		}
 		seen[k.Status] = true
 	}
 }

@@ -1,6 +1,10 @@
 package contract
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/bootseal/bootseal/internal/failure"
+)
 
 // The hooks: verbs of bootseal that units run. Their options are those of
 // bootseal-unseal(8).
@@ -51,8 +55,8 @@ func CutCredential(argument string) (name, source string, given bool) {
 }
 
 // HookStatus tells whether a hook that fails may exit with status n: a program of Go's
-// with 1 and 2, bootseal with those of sysexits.h and 80 to 86, and what systemd could
-// not start with 200 and more.
+// with 1 and 2, bootseal with those of its kinds of failures, and what systemd could not
+// start with 200 and more.
 func HookStatus(n int) bool {
-	return n == 1 || n == 2 || n >= 64 && n <= 86 || n >= 200
+	return n == 1 || n == 2 || n >= failure.First && n <= failure.Last || n >= 200
 }

@@ -16,6 +16,13 @@ type Kind struct {
 	rank int
 }
 
+// First and Last are the bounds of the statuses of kinds, but for 1: sysexits.h begins
+// with 64. Between them are some that no kind has yet.
+const (
+	First = 64
+	Last  = 86
+)
+
 // The kinds, in the order in which they count: of an error that has causes of
 // several kinds the first says what is wrong, the others what came of it.
 var (
