@@ -4,34 +4,13 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/bootseal/bootseal/internal/root"
+	"github.com/bootseal/bootseal/internal/root/roottest"
 )
-
-// makeTree makes a tree of files; the content of a link begins with "-> ".
-func makeTree(t testing.TB, files map[string]string) root.Dir {
-	t.Helper()
-	dir := t.TempDir()
-	for name, content := range files {
-		path := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		target, link := strings.CutPrefix(content, "-> ")
-		write := func() error { return os.WriteFile(path, []byte(content), 0o644) }
-		if link {
-			write = func() error { return os.Symlink(target, path) }
-		}
-		if err := write(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return root.Dir(dir)
-}
 
 const (
 	etc = "/etc/systemd/system/"
@@ -62,7 +41,7 @@ func TestDropIns(t *testing.T) {
 		{257, "alias.service", []string{usr + "service.d/20-d.conf", etc + "alias.service.d/30-e.conf", etc + "foo-bar-baz.service.d/50-a.conf", usr + "foo-.service.d/60-c.conf"}},
 		{243, "foo-bar-baz.service", []string{etc + "alias.service.d/30-e.conf", etc + "foo-bar-baz.service.d/50-a.conf", usr + "foo-.service.d/60-c.conf"}},
 	} {
-		tree, err := ReadTree(makeTree(t, files), c.version)
+		tree, err := ReadTree(roottest.Tree(t, files), c.version)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -77,7 +56,7 @@ func TestDropIns(t *testing.T) {
 }
 
 func TestInstances(t *testing.T) {
-	dir := makeTree(t, map[string]string{
+	dir := roottest.Tree(t, map[string]string{
 		usr + "a@.service":            "[Service]\nA=template\n",
 		usr + "a@two.service":         "[Service]\nA=two\n",
 		etc + "a@.service.d/10.conf":  "[Service]\nB=all\n",
@@ -122,7 +101,7 @@ func TestInstances(t *testing.T) {
 
 // TestInstancesOf: what applies to one instance only, wherever it stands.
 func TestInstancesOf(t *testing.T) {
-	tree, err := ReadTree(makeTree(t, map[string]string{
+	tree, err := ReadTree(roottest.Tree(t, map[string]string{
 		usr + "a-b-c@.service":             "",
 		usr + "a-b-c@file.service":         "",
 		etc + "a-b-c@own.service.d/1":      "",
@@ -151,7 +130,7 @@ func TestInstancesOf(t *testing.T) {
 
 // What should be a folder and is none is passed over.
 func TestNoFolder(t *testing.T) {
-	tree, err := ReadTree(makeTree(t, map[string]string{
+	tree, err := ReadTree(roottest.Tree(t, map[string]string{
 		etc + "b.service":               "[Service]\nA=1\n",
 		usr + "b.service.d":             "-> b.service.d",
 		"/usr/local/lib/systemd/system": "a file",
@@ -165,7 +144,7 @@ func TestNoFolder(t *testing.T) {
 }
 
 func TestLoadBoundsFiles(t *testing.T) {
-	tree, err := ReadTree(makeTree(t, map[string]string{
+	tree, err := ReadTree(roottest.Tree(t, map[string]string{
 		etc + "zero.service":  "-> /zero",
 		"/zero":               "[Service]\nA=" + strings.Repeat("x", maxFile),
 		etc + "dir.service/x": "",
