@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/bootseal/bootseal/test/machine"
+	"github.com/bootseal/bootseal/test/story"
 )
 
 // adoptHelpers: "state" prints what an adoption may change, "try COMMAND" a
@@ -26,28 +27,28 @@ func TestAdopt(t *testing.T) {
 	for _, version := range machine.Versions {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
-			m := newMachine(t, version)
+			m := story.New(t, version)
 			if err := m.InstallBootseal(); err != nil {
 				t.Fatal(err)
 			}
-			if err := m.InstallStepCA(password + "\n"); err != nil {
+			if err := m.InstallStepCA(story.Password + "\n"); err != nil {
 				t.Fatal(err)
 			}
-			t.Run("there and back", func(t *testing.T) { t.Parallel(); testThereAndBack(t, clone(t, m)) })
-			t.Run("variants", func(t *testing.T) { t.Parallel(); testVariants(t, clone(t, m)) })
-			t.Run("failures", func(t *testing.T) { t.Parallel(); testAdoptFails(t, clone(t, m)) })
+			t.Run("there and back", func(t *testing.T) { t.Parallel(); testThereAndBack(t, story.Clone(t, m)) })
+			t.Run("variants", func(t *testing.T) { t.Parallel(); testVariants(t, story.Clone(t, m)) })
+			t.Run("failures", func(t *testing.T) { t.Parallel(); testAdoptFails(t, story.Clone(t, m)) })
 		})
 	}
 }
 
 func testThereAndBack(t *testing.T, m *machine.Machine) {
-	write(t, m, "/root/x.conf", "[Service]\nExecStartPre=/bin/sh -c 'test -n \"$CREDENTIALS_DIRECTORY\"'\n", 0o644)
-	out := boot(t, m, adoptHelpers+`
+	story.Write(t, m, "/root/x.conf", "[Service]\nExecStartPre=/bin/sh -c 'test -n \"$CREDENTIALS_DIRECTORY\"'\n", 0o644)
+	out := story.Boot(t, m, adoptHelpers+`
 file=/etc/step-ca/password.txt
 cp $file /root/password
 chown step: $file; chmod 640 $file
 mkdir -p /etc/bootseal
-same() { bootseal decrypt `+blob+` | cmp - /root/password && echo same; }
+same() { bootseal decrypt `+story.Blob+` | cmp - /root/password && echo same; }
 section before; health; property DropInPaths
 section state; state $file
 section dry run; try bootseal adopt --dry-run --tpm2-pcrs=7 step-ca
@@ -70,22 +71,22 @@ section undone; health; property DropInPaths
 section after undo; state $file
 section not adopted; try bootseal adopt --undo step-ca
 `)
-	want(t, "after dry run", out["after dry run"], out["state"])
-	wantContains(t, "dry run", out["dry run"], "seal /etc/step-ca/password.txt, which --password-file names, to "+blob, "write "+policy, `replaces = "/etc/step-ca/password.txt"`, "[7]", "remove /etc/step-ca/password.txt", "exit status 0")
-	wantContains(t, "adopt", out["adopt"], blob+": sealed, host+tpm2", "PCR 7, and opens", "step-ca.service: restarted with the sealed secret", "password.txt: removed", "Keep a copy", "exit status 0")
-	want(t, "adopted", out["adopted"], "ok\nsame\n/run/systemd/generator/step-ca.service.d/zz-bootseal.conf")
-	wantDelivered(t, out["plaintext"])
-	wantContains(t, "check", out["check"], "\nexit status 0")
-	wantContains(t, "adopt, again", out["again"], "step-ca.service: it has been adopted", "bootseal adopt --undo", "exit status 1")
-	wantContains(t, "undo that fails", out["undo fails"], "did not stay up", "all is as it was before", "exit status 1\nok\nsame")
+	story.Want(t, "after dry run", out["after dry run"], out["state"])
+	story.WantContains(t, "dry run", out["dry run"], "seal /etc/step-ca/password.txt, which --password-file names, to "+story.Blob, "write "+story.Policy, `replaces = "/etc/step-ca/password.txt"`, "[7]", "remove /etc/step-ca/password.txt", "exit status 0")
+	story.WantContains(t, "adopt", out["adopt"], story.Blob+": sealed, host+tpm2", "PCR 7, and opens", "step-ca.service: restarted with the sealed secret", "password.txt: removed", "Keep a copy", "exit status 0")
+	story.Want(t, "adopted", out["adopted"], "ok\nsame\n/run/systemd/generator/step-ca.service.d/zz-bootseal.conf")
+	story.WantDelivered(t, out["plaintext"])
+	story.WantContains(t, "check", out["check"], "\nexit status 0")
+	story.WantContains(t, "adopt, again", out["again"], "step-ca.service: it has been adopted", "bootseal adopt --undo", "exit status 1")
+	story.WantContains(t, "undo that fails", out["undo fails"], "did not stay up", "all is as it was before", "exit status 1\nok\nsame")
 	if strings.HasSuffix(out["undo fails"], "password.txt") {
 		t.Error("an undo that failed left the plaintext")
 	}
-	wantContains(t, "undo, dry run", out["undo dry"], "write /etc/step-ca/password.txt from "+blob, "exit status 0\nsame")
-	wantContains(t, "undo", out["undo"], "step-ca.service: restarted with the plaintext", "exit status 0")
-	want(t, "undone", out["undone"], out["before"])
-	want(t, "after undo", out["after undo"], out["state"])
-	wantContains(t, "undo, again", out["not adopted"], "it has not been adopted here", "exit status 1")
+	story.WantContains(t, "undo, dry run", out["undo dry"], "write /etc/step-ca/password.txt from "+story.Blob, "exit status 0\nsame")
+	story.WantContains(t, "undo", out["undo"], "step-ca.service: restarted with the plaintext", "exit status 0")
+	story.Want(t, "undone", out["undone"], out["before"])
+	story.Want(t, "after undo", out["after undo"], out["state"])
+	story.WantContains(t, "undo, again", out["not adopted"], "it has not been adopted here", "exit status 1")
 }
 
 // testVariants adopts step-ca as distributions run it, with one password and three.
@@ -106,12 +107,12 @@ round() {
 	section $1 undone; try bootseal adopt --undo step-ca; health; stat --format='%a %U' $2
 }
 `
-	out := boot(t, m, helpers+`
+	out := story.Boot(t, m, helpers+`
 # Of the Arch User Repository: a dynamic user, and a folder for the configuration.
 sed 's,^Group=step$,&\nDynamicUser=yes\nConfigurationDirectory=step-ca\nRuntimeDirectory=step-ca\nLogsDirectory=step-ca,' /root/upstream >$unit
 round arch /etc/step-ca/password.txt
 `)
-	suse := boot(t, m, helpers+`
+	suse := story.Boot(t, m, helpers+`
 cd /etc/step-ca
 for key in host user; do
 	echo "another secret, $key" >$key.txt
@@ -137,23 +138,23 @@ round opensuse "/etc/step-ca/password.txt /var/lib/step-ca/host.txt /var/lib/ste
 `)
 	maps.Copy(out, suse)
 	for name, files := range map[string][]string{"arch": {"/etc/step-ca/password.txt"}, "opensuse": {"/etc/step-ca/password.txt", "/var/lib/step-ca/host.txt", "/var/lib/step-ca/user.txt"}} {
-		wantContains(t, name, out[name], "exit status 0\nok")
+		story.WantContains(t, name, out[name], "exit status 0\nok")
 		for _, file := range files {
-			wantContains(t, name, out[name], file+": removed")
+			story.WantContains(t, name, out[name], file+": removed")
 		}
 		if !strings.HasSuffix(out[name], "\nok") {
 			t.Errorf("%s: plaintext is left:\n%s", name, out[name])
 		}
 	}
-	wantContains(t, "three passwords", out["opensuse"], "/etc/credstore.encrypted/step-ca-ssh-host: sealed", "/etc/credstore.encrypted/step-ca-ssh-user: sealed", `option   = "--ssh-user-password-file"`)
-	wantContains(t, "undo, Arch", out["arch undone"], "exit status 0\nok\n600 step")
-	wantContains(t, "undo, openSUSE", out["opensuse undone"], "exit status 0\nok\n640 root\n600 _step-ca\n644 _step-ca")
+	story.WantContains(t, "three passwords", out["opensuse"], "/etc/credstore.encrypted/step-ca-ssh-host: sealed", "/etc/credstore.encrypted/step-ca-ssh-user: sealed", `option   = "--ssh-user-password-file"`)
+	story.WantContains(t, "undo, Arch", out["arch undone"], "exit status 0\nok\n600 step")
+	story.WantContains(t, "undo, openSUSE", out["opensuse undone"], "exit status 0\nok\n640 root\n600 _step-ca\n644 _step-ca")
 }
 
 // testAdoptFails has adoption refuse, and fail half-way, of services that are not
 // step-ca.
 func testAdoptFails(t *testing.T, m *machine.Machine) {
-	write(t, m, "/usr/bin/app", `#!/bin/sh
+	story.Write(t, m, "/usr/bin/app", `#!/bin/sh
 for file; do :; done
 case "$1 $file" in
 "--strict /etc/"*) ;;
@@ -162,10 +163,10 @@ esac
 grep -q . "$file" && exec sleep 1000
 `, 0o755)
 	unit := func(name, command, more string) {
-		write(t, m, "/etc/systemd/system/"+name+".service", "[Service]\nExecStart=/usr/bin/app "+command+"\nWorkingDirectory=/etc/app\n"+more, 0o644)
+		story.Write(t, m, "/etc/systemd/system/"+name+".service", "[Service]\nExecStart=/usr/bin/app "+command+"\nWorkingDirectory=/etc/app\n"+more, 0o644)
 	}
 	for _, file := range []string{"token", "strict", "busy", "late", "real"} {
-		write(t, m, "/etc/app/"+file, "secret without a newline", 0o600)
+		story.Write(t, m, "/etc/app/"+file, "secret without a newline", 0o600)
 	}
 	unit("app", "--token-file token", "")
 	unit("strict", "--strict --password-file /etc/app/strict", "")
@@ -211,7 +212,7 @@ section before; state token strict busy
 	for name, r := range refusals {
 		script += "section " + name + "; try bootseal adopt " + r.args + "\n"
 	}
-	out := boot(t, m, script+`
+	out := story.Boot(t, m, script+`
 section after refusals; state token strict busy
 pid() { property MainPID $1; }
 section strict; try bootseal adopt strict
@@ -227,7 +228,7 @@ umount /etc/credstore.encrypted
 section after read-only; [ "$before" = "$(pid busy)" ] && echo not restarted; state token strict busy
 true
 `)
-	life := boot(t, m, adoptHelpers+`
+	life := story.Boot(t, m, adoptHelpers+`
 cd /etc/app
 systemctl start app inst@a
 section app; try bootseal adopt --option=--token-file app
@@ -261,33 +262,33 @@ section instance; try bootseal adopt --keep inst@a; ls /etc/bootseal
 `)
 	maps.Copy(out, life)
 	for name, r := range refusals {
-		wantContains(t, name, out[name], r.says)
+		story.WantContains(t, name, out[name], r.says)
 		if strings.HasSuffix(out[name], "exit status 0") {
 			t.Errorf("%s: exit status 0", name)
 		}
 	}
-	want(t, "after refusals", out["after refusals"], out["before"])
+	story.Want(t, "after refusals", out["after refusals"], out["before"])
 	for name, says := range map[string]string{
 		"strict":    "restarting strict.service: it did not stay up",
 		"busy":      "removing /etc/app/busy: device or resource busy",
 		"read-only": "read-only file system",
 	} {
-		wantContains(t, name, out[name], says, "all is as it was before", "exit status 1")
+		story.WantContains(t, name, out[name], says, "all is as it was before", "exit status 1")
 	}
-	want(t, "strict runs", out["strict runs"], "active\n"+out["before"])
-	want(t, "busy runs", out["busy runs"], "active\n"+out["before"])
-	want(t, "after read-only", out["after read-only"], "not restarted\n"+out["before"])
-	wantContains(t, "app", out["app"], `option   = "--token-file"`, "/etc/app/token: removed", "exit status 0")
-	want(t, "app, sealed", out["app sealed"], "secret without a newlineactive")
-	wantContains(t, "undo of a policy with more in it", out["more in the policy"], "app.service.toml: credential more", "exit status 1")
-	wantContains(t, "undo over another secret", out["another secret"], "there is another secret in it", "exit status 1\nother")
-	wantContains(t, "app, undone", out["app undone"], "exit status 0")
-	want(t, "after app", out["after app"], out["before"])
-	wantContains(t, "keep", out["keep"], "keep /etc/app/token", "exit status 0\nsecret without a newline")
-	wantContains(t, "after breaking off", out["broken off"], "an earlier run was broken off", "--undo", "exit status 1")
+	story.Want(t, "strict runs", out["strict runs"], "active\n"+out["before"])
+	story.Want(t, "busy runs", out["busy runs"], "active\n"+out["before"])
+	story.Want(t, "after read-only", out["after read-only"], "not restarted\n"+out["before"])
+	story.WantContains(t, "app", out["app"], `option   = "--token-file"`, "/etc/app/token: removed", "exit status 0")
+	story.Want(t, "app, sealed", out["app sealed"], "secret without a newlineactive")
+	story.WantContains(t, "undo of a policy with more in it", out["more in the policy"], "app.service.toml: credential more", "exit status 1")
+	story.WantContains(t, "undo over another secret", out["another secret"], "there is another secret in it", "exit status 1\nother")
+	story.WantContains(t, "app, undone", out["app undone"], "exit status 0")
+	story.Want(t, "after app", out["after app"], out["before"])
+	story.WantContains(t, "keep", out["keep"], "keep /etc/app/token", "exit status 0\nsecret without a newline")
+	story.WantContains(t, "after breaking off", out["broken off"], "an earlier run was broken off", "--undo", "exit status 1")
 	for _, name := range []string{"undo without policy", "undo without blob", "undo after kill"} {
-		wantContains(t, name, out[name], "exit status 0\nactive\n"+out["before"])
+		story.WantContains(t, name, out[name], "exit status 0\nactive\n"+out["before"])
 	}
-	want(t, "app, with the plaintext", out["app plain"], "active\nsecret without a newline")
-	wantContains(t, "an instance", out["instance"], "/etc/credstore.encrypted/inst@a: sealed", "exit status 0", "inst@a.service.adopted", "inst@a.service.toml")
+	story.Want(t, "app, with the plaintext", out["app plain"], "active\nsecret without a newline")
+	story.WantContains(t, "an instance", out["instance"], "/etc/credstore.encrypted/inst@a: sealed", "exit status 0", "inst@a.service.adopted", "inst@a.service.toml")
 }

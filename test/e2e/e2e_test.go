@@ -3,137 +3,42 @@
 package e2e
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/bootseal/bootseal/test/machine"
+	"github.com/bootseal/bootseal/test/story"
 )
-
-const (
-	password = "correct horse battery staple"
-	policy   = "/etc/bootseal/step-ca.service.toml"
-	blob     = "/etc/credstore.encrypted/step-ca"
-)
-
-const policyText = `[[credential]]
-name     = "step-ca"
-option   = "--password-file"
-replaces = "/etc/step-ca/password.txt"
-
-[seal]
-key  = "host+tpm2"
-pcrs = [7]
-`
-
-// helpers are functions for the scripts of the machines.
-var helpers = machine.Health + machine.Plaintext(password) + machine.Script + `
-mounts() { awk '$2 ~ "^/run/(bootseal|credentials)/step-ca" { print $2 }' /proc/mounts; }
-`
-
-func newMachine(t *testing.T, version int) *machine.Machine {
-	t.Helper()
-	m, err := machine.New(version)
-	if errors.Is(err, machine.ErrNotSetUp) {
-		t.Skip(err)
-	}
-	return keep(t, m, err)
-}
-
-func clone(t *testing.T, m *machine.Machine) *machine.Machine {
-	t.Helper()
-	c, err := m.Clone()
-	return keep(t, c, err)
-}
-
-func keep(t *testing.T, m *machine.Machine, err error) *machine.Machine {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := m.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return m
-}
-
-// boot runs a script on the machine; a script that fails fails the test.
-func boot(t *testing.T, m *machine.Machine, script string) map[string]string {
-	t.Helper()
-	r, err := m.Boot(helpers + script)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r.Status != 0 {
-		t.Fatalf("script: exit status %d\n--- stdout\n%s--- stderr\n%s", r.Status, r.Stdout, r.Stderr)
-	}
-	if r.Stderr != "" {
-		t.Log("script: ", r.Stderr)
-	}
-	return machine.Sections(r.Stdout)
-}
-
-func write(t *testing.T, m *machine.Machine, path, content string, mode os.FileMode) {
-	t.Helper()
-	if err := m.Write(path, content, mode); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func remove(t *testing.T, m *machine.Machine, path string) {
-	t.Helper()
-	if err := os.Remove(m.Path(path)); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func want(t *testing.T, what, got, want string) {
-	t.Helper()
-	if got != want {
-		t.Errorf("%s: got %q, want %q", what, got, want)
-	}
-}
-
-func wantContains(t *testing.T, what, got string, words ...string) {
-	t.Helper()
-	for _, word := range words {
-		if !strings.Contains(got, word) {
-			t.Errorf("%s: no %q in:\n%s", what, word, got)
-		}
-	}
-}
 
 // sealed makes a machine with step-ca whose password has been sealed and its
 // plaintext deleted, switched off after that.
 func sealed(t *testing.T, version int) *machine.Machine {
-	m := newMachine(t, version)
+	m := story.New(t, version)
 	if err := m.InstallBootseal(); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.InstallStepCA(password + "\n"); err != nil {
+	if err := m.InstallStepCA(story.Password + "\n"); err != nil {
 		t.Fatal(err)
 	}
-	out := boot(t, m, `
+	out := story.Boot(t, m, `
 health || exit
 mkdir -p /etc/bootseal
-cat >`+policy+` <<'END'
-`+policyText+`END
+cat >`+story.Policy+` <<'END'
+`+story.PolicyText+`END
 bootseal encrypt --unit=step-ca.service step-ca </etc/step-ca/password.txt || exit
 rm /etc/step-ca/password.txt
 section blob
-stat --format='%a %U %F' `+blob+`
+stat --format='%a %U %F' `+story.Blob+`
 section folder
 stat --format='%a %U' /etc/credstore.encrypted
 section plaintext
 plaintext
 `)
-	want(t, "blob", out["blob"], "600 root regular file")
-	want(t, "folder of the blob", out["folder"], "700 root")
-	want(t, "plaintext after sealing", out["plaintext"], "")
+	story.Want(t, "blob", out["blob"], "600 root regular file")
+	story.Want(t, "folder of the blob", out["folder"], "700 root")
+	story.Want(t, "plaintext after sealing", out["plaintext"], "")
 	return m
 }
 
@@ -143,12 +48,12 @@ func TestStepCA(t *testing.T) {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
 			m := sealed(t, version)
-			t.Run("serves", func(t *testing.T) { t.Parallel(); testServes(t, clone(t, m)) })
-			t.Run("keeps its credential to itself", func(t *testing.T) { t.Parallel(); testSecret(t, clone(t, m)) })
+			t.Run("serves", func(t *testing.T) { t.Parallel(); testServes(t, story.Clone(t, m)) })
+			t.Run("keeps its credential to itself", func(t *testing.T) { t.Parallel(); testSecret(t, story.Clone(t, m)) })
 			for _, f := range failures(version) {
 				t.Run(f.name, func(t *testing.T) {
 					t.Parallel()
-					c := clone(t, m)
+					c := story.Clone(t, m)
 					f.breaks(t, c)
 					testRefuses(t, c, f)
 				})
@@ -158,7 +63,7 @@ func TestStepCA(t *testing.T) {
 }
 
 func testServes(t *testing.T, m *machine.Machine) {
-	out := boot(t, m, `
+	out := story.Boot(t, m, `
 section health; health
 section verify
 systemd-analyze verify step-ca.service 2>&1
@@ -175,30 +80,19 @@ section stopped; property ActiveState; property Result; mounts
 section plaintext after stop; plaintext
 `)
 	for _, name := range []string{"health", "restart", "reload", "daemon-reload"} {
-		want(t, name, out[name], "ok")
+		story.Want(t, name, out[name], "ok")
 	}
-	want(t, "killed, and started again by systemd", out["crash"], "ok\n1")
-	want(t, "state", out["state"], "active\nsuccess")
-	want(t, "stopped", out["stopped"], "inactive\nsuccess")
-	want(t, "plaintext after stop", out["plaintext after stop"], "")
-	want(t, "drop-ins", out["dropins"], "/run/systemd/generator/step-ca.service.d/zz-bootseal.conf")
+	story.Want(t, "killed, and started again by systemd", out["crash"], "ok\n1")
+	story.Want(t, "state", out["state"], "active\nsuccess")
+	story.Want(t, "stopped", out["stopped"], "inactive\nsuccess")
+	story.Want(t, "plaintext after stop", out["plaintext after stop"], "")
+	story.Want(t, "drop-ins", out["dropins"], "/run/systemd/generator/step-ca.service.d/zz-bootseal.conf")
 	if out["verified"] != "0" || strings.Contains(out["verify"], "bootseal") {
 		t.Errorf("systemd-analyze verify: exit status %s:\n%s", out["verified"], out["verify"])
 	}
-	wantDelivered(t, out["plaintext"])
-	out = boot(t, m, "section health; health")
-	want(t, "health after one more reboot", out["health"], "ok")
-}
-
-// wantDelivered makes sure that the files with plaintext are those that the unit is
-// to find it in.
-func wantDelivered(t *testing.T, files string) {
-	t.Helper()
-	for _, file := range strings.Fields(files) {
-		if !strings.HasPrefix(file, "/run/credentials/step-ca.service/") && !strings.HasPrefix(file, "/run/bootseal/step-ca.service/") {
-			t.Errorf("plaintext in %s while the unit runs", file)
-		}
-	}
+	story.WantDelivered(t, out["plaintext"])
+	out = story.Boot(t, m, "section health; health")
+	story.Want(t, "health after one more reboot", out["health"], "ok")
 }
 
 // testSecret looks for the credential of the running unit from elsewhere.
@@ -216,7 +110,7 @@ StandardError=null
 	}
 	script := "section health; health\n"
 	for name, settings := range units {
-		write(t, m, "/etc/systemd/system/peek-"+name+".service", "[Service]\n"+settings+peek+"StandardOutput=file:/bootseal-test/out/peek-"+name+"\n", 0o644)
+		story.Write(t, m, "/etc/systemd/system/peek-"+name+".service", "[Service]\n"+settings+peek+"StandardOutput=file:/bootseal-test/out/peek-"+name+"\n", 0o644)
 		script += "section " + name + "; touch /bootseal-test/out/peek-" + name + "; systemctl start peek-" + name + "; cat /bootseal-test/out/peek-" + name + "\n"
 	}
 	script += `section seen
@@ -228,24 +122,24 @@ section filesystem; nsenter --target $pid --mount stat --file-system --format=%T
 section environment; tr '\0' '\n' </proc/$pid/environ
 section command; tr '\0' '\n' </proc/$pid/cmdline
 `
-	out := boot(t, m, script)
-	want(t, "health", out["health"], "ok")
-	if !strings.Contains(out["unit"], password) {
+	out := story.Boot(t, m, script)
+	story.Want(t, "health", out["health"], "ok")
+	if !strings.Contains(out["unit"], story.Password) {
 		t.Error("root cannot read the credential: this test looks in the wrong places")
 	}
 	for _, name := range []string{"user", "dynamic", "sandbox"} {
-		if strings.Contains(out[name], password) {
+		if strings.Contains(out[name], story.Password) {
 			t.Errorf("a unit with %q can read the credential of step-ca", units[name])
 		}
 	}
 	// systemd itself shows /run/credentials to other processes of the same user
 	// that have no namespace of their own. Where bootseal makes the place,
 	// nobody but root gets in.
-	if strings.HasPrefix(out["place"], "/run/bootseal/") && strings.Contains(out["same"], password) {
+	if strings.HasPrefix(out["place"], "/run/bootseal/") && strings.Contains(out["same"], story.Password) {
 		t.Error("another unit of the same user can read the credential of step-ca")
 	}
 	for _, name := range []string{"environment", "command"} {
-		if strings.Contains(out[name], password) {
+		if strings.Contains(out[name], story.Password) {
 			t.Errorf("the password is in the %s of step-ca", name)
 		}
 	}
@@ -279,24 +173,24 @@ func failures(version int) []failure {
 			if m.TPM, err = m.NewTPM(); err != nil {
 				t.Fatal(err)
 			}
-		}, []string{blob, "another TPM"}, "another TPM|no storage root key", "encrypt the secret again", opens},
+		}, []string{story.Blob, "another TPM"}, "another TPM|no storage root key", "encrypt the secret again", opens},
 		{"changed PCR", func(t *testing.T, m *machine.Machine) {
 			m.TPM.Firmware[7] = "Secure Boot is off"
-		}, []string{blob, "PCR 7"}, "PCR 7", "encrypt the secret again", opens},
+		}, []string{story.Blob, "PCR 7"}, "PCR 7", "encrypt the secret again", opens},
 		{"missing blob", func(t *testing.T, m *machine.Machine) {
-			remove(t, m, blob)
-		}, []string{blob}, blob + ": no sealed credential there", "bootseal encrypt", "step-ca blob bad "},
+			story.Remove(t, m, story.Blob)
+		}, []string{story.Blob}, story.Blob + ": no sealed credential there", "bootseal encrypt", "step-ca blob bad "},
 		{"damaged blob", func(t *testing.T, m *machine.Machine) {
-			if err := os.Truncate(m.Path(blob), 200); err != nil {
+			if err := os.Truncate(m.Path(story.Blob), 200); err != nil {
 				t.Fatal(err)
 			}
-		}, []string{blob}, "not Base64|too short|damaged", "remove the cause", "step-ca blob bad "},
+		}, []string{story.Blob}, "not Base64|too short|damaged", "remove the cause", "step-ca blob bad "},
 		{"broken policy", func(t *testing.T, m *machine.Machine) {
-			write(t, m, policy, "[[credential]\nname = 1\n", 0o644)
-		}, []string{policy}, policy, "remove the cause", "policy bad "},
+			story.Write(t, m, story.Policy, "[[credential]\nname = 1\n", 0o644)
+		}, []string{story.Policy}, story.Policy, "remove the cause", "policy bad "},
 		{"policy asks for more", func(t *testing.T, m *machine.Machine) {
-			write(t, m, policy, strings.Replace(policyText, "[7]", "[7, 14]", 1), 0o644)
-		}, []string{policy, blob, "PCR 7+14"}, "PCR 7+14", "remove the cause", "delivery bad "},
+			story.Write(t, m, story.Policy, strings.Replace(story.PolicyText, "[7]", "[7, 14]", 1), 0o644)
+		}, []string{story.Policy, story.Blob, "PCR 7+14"}, "PCR 7+14", "remove the cause", "delivery bad "},
 		{"generator that dies half-way", func(t *testing.T, m *machine.Machine) {
 			// Enough to block the unit, not for its drop-in.
 			wrapGenerator(t, m, "exec prlimit --fsize=440 /root/real-generator \"$@\"")
@@ -308,8 +202,8 @@ func failures(version int) []failure {
 	if version >= 250 {
 		// As LXC images ship it.
 		all = append(all, failure{"a later drop-in resets credentials", func(t *testing.T, m *machine.Machine) {
-			write(t, m, "/etc/systemd/system/service.d/zzz-lxc-service.conf", "[Service]\nLoadCredential=\n", 0o644)
-		}, []string{policy, "/etc/systemd/system/service.d/zzz-lxc-service.conf"}, "zzz-lxc-service.conf", "remove the cause", "delivery bad "})
+			story.Write(t, m, "/etc/systemd/system/service.d/zzz-lxc-service.conf", "[Service]\nLoadCredential=\n", 0o644)
+		}, []string{story.Policy, "/etc/systemd/system/service.d/zzz-lxc-service.conf"}, "zzz-lxc-service.conf", "remove the cause", "delivery bad "})
 	}
 	return all
 }
@@ -324,7 +218,7 @@ func wrapGenerator(t *testing.T, m *machine.Machine, script string) {
 	if err := os.Rename(m.Path(generator), m.Path("/root/real-generator")); err != nil {
 		t.Fatal(err)
 	}
-	write(t, m, generator, "#!/bin/sh\n"+script+"\n", 0o755)
+	story.Write(t, m, generator, "#!/bin/sh\n"+script+"\n", 0o755)
 }
 
 // TestDeadGenerator: a unit that has a policy, and no condition that would skip
@@ -334,35 +228,35 @@ func TestDeadGenerator(t *testing.T) {
 	for _, version := range machine.Versions {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
-			m := newMachine(t, version)
+			m := story.New(t, version)
 			if err := m.InstallBootseal(); err != nil {
 				t.Fatal(err)
 			}
 			wrapGenerator(t, m, "kill -KILL $$")
 			for _, unit := range []string{"covered", "other", "masked", "instance@"} {
-				write(t, m, "/etc/systemd/system/"+unit+".service", "[Service]\nExecStart=/bin/sleep 1000\n[Install]\nWantedBy=multi-user.target\n", 0o644)
+				story.Write(t, m, "/etc/systemd/system/"+unit+".service", "[Service]\nExecStart=/bin/sleep 1000\n[Install]\nWantedBy=multi-user.target\n", 0o644)
 			}
 			for _, unit := range []string{"covered", "instance@"} {
-				write(t, m, "/etc/bootseal/"+unit+".service.toml", "[[credential]]\nname = \"a\"\n", 0o644)
+				story.Write(t, m, "/etc/bootseal/"+unit+".service.toml", "[[credential]]\nname = \"a\"\n", 0o644)
 			}
-			write(t, m, "/etc/bootseal/masked.service.toml", "", 0o644)
-			boot(t, m, "systemctl enable covered other masked instance@x")
-			out := boot(t, m, `
+			story.Write(t, m, "/etc/bootseal/masked.service.toml", "", 0o644)
+			story.Boot(t, m, "systemctl enable covered other masked instance@x")
+			out := story.Boot(t, m, `
 section states; property ActiveState covered; property ActiveState other; property ActiveState masked; property ActiveState instance@x
 section covered; systemctl status --full covered
 section instance; systemctl status --full instance@x
 true
 `)
-			want(t, "covered, other, masked, instance", out["states"], "inactive\nactive\nactive\ninactive")
-			wantContains(t, "systemctl status", out["covered"], "AssertFileNotEmpty=!/etc/bootseal/covered.service.toml was not met")
-			wantContains(t, "systemctl status", out["instance"], "AssertFileNotEmpty=!/etc/bootseal/instance@.service.toml was not met")
+			story.Want(t, "covered, other, masked, instance", out["states"], "inactive\nactive\nactive\ninactive")
+			story.WantContains(t, "systemctl status", out["covered"], "AssertFileNotEmpty=!/etc/bootseal/covered.service.toml was not met")
+			story.WantContains(t, "systemctl status", out["instance"], "AssertFileNotEmpty=!/etc/bootseal/instance@.service.toml was not met")
 		})
 	}
 }
 
 // testRefuses boots a machine whose credential cannot be delivered.
 func testRefuses(t *testing.T, m *machine.Machine, f failure) {
-	out := boot(t, m, `
+	out := story.Boot(t, m, `
 down
 section state; property ActiveState
 section answers; STEPPATH=/root/.step step ca health --ca-url https://127.0.0.1:8443 --root /etc/step-ca/certs/root_ca.crt 2>/dev/null
@@ -376,12 +270,12 @@ section journal; journalctl --boot --unit=step-ca
 	if state := out["state"]; state != "failed" && state != "inactive" || out["answers"] != "" {
 		t.Errorf("step-ca is %s, and answers %q", out["state"], out["answers"])
 	}
-	wantContains(t, "systemctl status", out["status"], f.says...)
-	want(t, "plaintext", out["plaintext"], "")
-	want(t, "mounts", out["mounts"], "")
+	story.WantContains(t, "systemctl status", out["status"], f.says...)
+	story.Want(t, "plaintext", out["plaintext"], "")
+	story.Want(t, "mounts", out["mounts"], "")
 	wantExplained(t, "bootseal explain", out["explain"], f.cause, f.remedy)
-	wantContains(t, "bootseal explain", out["explain"], "\nexit status 0")
-	wantContains(t, "bootseal check", out["check"], "\nexit status 1", f.row)
+	story.WantContains(t, "bootseal explain", out["explain"], "\nexit status 0")
+	story.WantContains(t, "bootseal check", out["check"], "\nexit status 1", f.row)
 	if t.Failed() {
 		t.Logf("journal:\n%s", out["journal"])
 	}

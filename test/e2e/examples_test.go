@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/bootseal/bootseal/test/machine"
+	"github.com/bootseal/bootseal/test/story"
 )
 
 // TestExamples runs the real packages that policy/examples are for, with the
@@ -17,7 +18,7 @@ func TestExamples(t *testing.T) {
 	for _, version := range []int{247, 257} {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
-			m := newMachine(t, version)
+			m := story.New(t, version)
 			unpack(t, m, filepath.Join(machine.Cache(), fmt.Sprintf("services-%d", version)))
 			if err := m.InstallBootseal(); err != nil {
 				t.Fatal(err)
@@ -27,33 +28,33 @@ func TestExamples(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				write(t, m, "/etc/bootseal/"+unit+".service.toml", string(text), 0o644)
+				story.Write(t, m, "/etc/bootseal/"+unit+".service.toml", string(text), 0o644)
 			}
-			write(t, m, "/etc/bootseal/wg-quick@wg1.service.toml", "[[credential]]\nname = \"private.key\"\nsource = \"/etc/credstore.encrypted/wg1.key\"\n", 0o644)
+			story.Write(t, m, "/etc/bootseal/wg-quick@wg1.service.toml", "[[credential]]\nname = \"private.key\"\nsource = \"/etc/credstore.encrypted/wg1.key\"\n", 0o644)
 			folder := "/run/credentials"
 			if version < 250 {
 				folder = "/run/bootseal"
 			}
-			remove(t, m, "/etc/nginx/sites-enabled/default")
-			write(t, m, "/etc/nginx/sites-enabled/default", "server {\n\tlisten 127.0.0.1:8443 ssl;\n\tssl_certificate /etc/ssl/site.pem;\n\tssl_certificate_key "+folder+"/nginx.service/site.key;\n\tlocation / { return 200 'nginx'; }\n}\n", 0o644)
-			write(t, m, "/etc/haproxy/haproxy.cfg", "global\n\tuser haproxy\n\tgroup haproxy\n\tchroot /var/lib/haproxy\ndefaults\n\tmode http\n\ttimeout connect 5s\n\ttimeout client 5s\n\ttimeout server 5s\nfrontend site\n\tbind 127.0.0.1:9443 ssl crt \"${CREDENTIALS_DIRECTORY}/site.pem\"\n\thttp-request redirect location /haproxy\n", 0o644)
-			write(t, m, "/etc/systemd/system/postgresql@.service.d/user.conf", "[Service]\nUser=postgres\n", 0o644)
+			story.Remove(t, m, "/etc/nginx/sites-enabled/default")
+			story.Write(t, m, "/etc/nginx/sites-enabled/default", "server {\n\tlisten 127.0.0.1:8443 ssl;\n\tssl_certificate /etc/ssl/site.pem;\n\tssl_certificate_key "+folder+"/nginx.service/site.key;\n\tlocation / { return 200 'nginx'; }\n}\n", 0o644)
+			story.Write(t, m, "/etc/haproxy/haproxy.cfg", "global\n\tuser haproxy\n\tgroup haproxy\n\tchroot /var/lib/haproxy\ndefaults\n\tmode http\n\ttimeout connect 5s\n\ttimeout client 5s\n\ttimeout server 5s\nfrontend site\n\tbind 127.0.0.1:9443 ssl crt \"${CREDENTIALS_DIRECTORY}/site.pem\"\n\thttp-request redirect location /haproxy\n", 0o644)
+			story.Write(t, m, "/etc/systemd/system/postgresql@.service.d/user.conf", "[Service]\nUser=postgres\n", 0o644)
 			for i := range 2 {
-				write(t, m, fmt.Sprintf("/etc/wireguard/wg%d.conf", i), "[Interface]\nPostUp = wg set %i private-key \"$CREDENTIALS_DIRECTORY\"/private.key\n", 0o600)
+				story.Write(t, m, fmt.Sprintf("/etc/wireguard/wg%d.conf", i), "[Interface]\nPostUp = wg set %i private-key \"$CREDENTIALS_DIRECTORY\"/private.key\n", 0o600)
 			}
 			wireguard(t, m)
 			// The software TPM has no resource manager: one after the other.
 			for _, unit := range []string{"nginx", "haproxy", "postgresql"} {
-				remove(t, m, "/etc/systemd/system/multi-user.target.wants/"+unit+".service")
+				story.Remove(t, m, "/etc/systemd/system/multi-user.target.wants/"+unit+".service")
 			}
-			boot(t, m, `set -e
+			story.Boot(t, m, `set -e
 cd /root
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key -out /etc/ssl/site.pem -subj /CN=localhost -days 30 2>/dev/null
 bootseal encrypt --unit=nginx.service site.key <key
 cat /etc/ssl/site.pem key | bootseal encrypt --unit=haproxy.service site.pem
 cd /etc/postgresql/*/main
-printf %s '`+password+`' | bootseal encrypt --unit=postgresql@.service tls.passphrase
-openssl pkcs8 -topk8 -in /root/key -out tls.key -passout 'pass:`+password+`'
+printf %s '`+story.Password+`' | bootseal encrypt --unit=postgresql@.service tls.passphrase
+openssl pkcs8 -topk8 -in /root/key -out tls.key -passout 'pass:`+story.Password+`'
 chown postgres: tls.key
 chmod 600 tls.key
 cat >conf.d/tls.conf <<END
@@ -68,7 +69,7 @@ wg pubkey </root/wg0 >/root/wg0.pub
 wg pubkey </root/wg1 >/root/wg1.pub
 rm /root/key /root/wg0 /root/wg1
 `)
-			out := boot(t, m, `
+			out := story.Boot(t, m, `
 fetch() { printf 'GET / HTTP/1.0\r\n\r\n' | openssl s_client -quiet -connect 127.0.0.1:$1 2>/dev/null | grep -o -e nginx$ -e /haproxy; }
 active() { local unit; for unit; do echo $(property ActiveState $unit) $(property Result $unit); done; }
 unit=postgresql@$(ls /etc/postgresql)-main
@@ -86,10 +87,10 @@ true
 			if version >= 250 {
 				reload = "no reload\n"
 			}
-			want(t, "nginx", out["nginx"], "active success\nnginx\n"+reload+"nginx\nnginx")
-			want(t, "haproxy", out["haproxy"], "active success\n/haproxy\n"+reload+"/haproxy\n/haproxy")
-			want(t, "postgresql", out["postgresql"], "active success\npassword authentication failed\non")
-			want(t, "wireguard", out["wireguard"], "active success\nactive success\nright\nright")
+			story.Want(t, "nginx", out["nginx"], "active success\nnginx\n"+reload+"nginx\nnginx")
+			story.Want(t, "haproxy", out["haproxy"], "active success\n/haproxy\n"+reload+"/haproxy\n/haproxy")
+			story.Want(t, "postgresql", out["postgresql"], "active success\npassword authentication failed\non")
+			story.Want(t, "wireguard", out["wireguard"], "active success\nactive success\nright\nright")
 			if t.Failed() {
 				t.Log(out["status"])
 			}
@@ -102,7 +103,7 @@ true
 // it runs with the libraries of another.
 func wireguard(t *testing.T, m *machine.Machine) {
 	t.Helper()
-	write(t, m, "/etc/tmpfiles.d/tun.conf", "d /dev/net\nc /dev/net/tun 0666 root root - 10:200\n", 0o644)
+	story.Write(t, m, "/etc/tmpfiles.d/tun.conf", "d /dev/net\nc /dev/net/tun 0666 root root - 10:200\n", 0o644)
 	if m.Version > 247 {
 		return
 	}
@@ -111,9 +112,9 @@ func wireguard(t *testing.T, m *machine.Machine) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		write(t, m, "/opt/wireguard/"+filepath.Base(file), string(data), 0o755)
+		story.Write(t, m, "/opt/wireguard/"+filepath.Base(file), string(data), 0o755)
 	}
-	write(t, m, "/usr/bin/wireguard-go", `#!/bin/sh
+	story.Write(t, m, "/usr/bin/wireguard-go", `#!/bin/sh
 cd /opt/wireguard
 WG_PROCESS_FOREGROUND=1 ./ld-linux-x86-64.so.2 --library-path . ./wireguard-go "$@" &
 until [ -S /run/wireguard/$1.sock ]; do sleep 0.1; done
@@ -144,17 +145,17 @@ func TestThreePasswords(t *testing.T) {
 	for _, version := range []int{247, 257} {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
-			m := newMachine(t, version)
+			m := story.New(t, version)
 			if err := m.InstallBootseal(); err != nil {
 				t.Fatal(err)
 			}
-			if err := m.InstallStepCA(password + "\n"); err != nil {
+			if err := m.InstallStepCA(story.Password + "\n"); err != nil {
 				t.Fatal(err)
 			}
-			write(t, m, "/root/policy", string(text), 0o644)
-			write(t, m, "/root/issuer-policy", "[[credential]]\nname = \"issuer\"\noption = \"--issuer-password-file\"\n", 0o644)
-			boot(t, m, `set -e
-install -D -m 644 /root/policy `+policy+`
+			story.Write(t, m, "/root/policy", string(text), 0o644)
+			story.Write(t, m, "/root/issuer-policy", "[[credential]]\nname = \"issuer\"\noption = \"--issuer-password-file\"\n", 0o644)
+			story.Boot(t, m, `set -e
+install -D -m 644 /root/policy `+story.Policy+`
 install -m 644 /root/policy /etc/bootseal/step-ca@ca.service.toml
 install -m 644 /root/issuer-policy /etc/bootseal/step-ca@ra.service.toml
 cd /etc/step-ca
@@ -179,7 +180,7 @@ chown -R step: secrets
 bootseal encrypt --unit=step-ca.service intermediate <password.txt
 rm password.txt /root/host /root/user /root/issuer
 `)
-			out := boot(t, m, `
+			out := story.Boot(t, m, `
 section health; health
 section command; tr '\0' '\n' </proc/$(property MainPID)/cmdline | grep -A1 password-file
 systemctl stop step-ca
@@ -188,14 +189,14 @@ for i in $(seq 100); do STEPPATH=/root/.step step ca health --ca-url https://127
 section status; systemctl status --full step-ca step-ca@ca step-ca@ra
 true
 `)
-			want(t, "health", out["health"], "ok")
-			want(t, "health of both instances", out["instances"], "ok\nok")
+			story.Want(t, "health", out["health"], "ok")
+			story.Want(t, "health of both instances", out["instances"], "ok\nok")
 			for option, name := range map[string]string{"--password-file": "intermediate", "--ssh-host-password-file": "ssh-host", "--ssh-user-password-file": "ssh-user"} {
 				folder := "/run/credentials/step-ca.service/"
 				if version < 250 {
 					folder = "/run/bootseal/step-ca.service/"
 				}
-				wantContains(t, "command", out["command"], option+"\n"+folder+name)
+				story.WantContains(t, "command", out["command"], option+"\n"+folder+name)
 			}
 			if t.Failed() {
 				t.Log(out["status"])
@@ -223,24 +224,24 @@ func TestKinds(t *testing.T) {
 	for _, version := range machine.Versions {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
-			m := newMachine(t, version)
+			m := story.New(t, version)
 			if err := m.InstallBootseal(); err != nil {
 				t.Fatal(err)
 			}
 			for name, text := range units {
-				write(t, m, "/etc/systemd/system/"+name, text, 0o644)
-				write(t, m, "/root/policies/"+name+".toml", "[[credential]]\nname = \"one\"\nenvironment = \"SECRET_FILE\"\n", 0o644)
+				story.Write(t, m, "/etc/systemd/system/"+name, text, 0o644)
+				story.Write(t, m, "/root/policies/"+name+".toml", "[[credential]]\nname = \"one\"\nenvironment = \"SECRET_FILE\"\n", 0o644)
 			}
-			remove(t, m, "/root/policies/accept.socket.toml")
-			write(t, m, "/srv/root/etc/os-release", "", 0o644)
+			story.Remove(t, m, "/root/policies/accept.socket.toml")
+			story.Write(t, m, "/srv/root/etc/os-release", "", 0o644)
 			if version < 250 { // where the hook cannot run in a root directory
-				write(t, m, "/root/policies/rooted.service.toml", "delivery = \"socket\"\n[[credential]]\nname = \"one\"\nenvironment = \"SECRET_FILE\"\n", 0o644)
+				story.Write(t, m, "/root/policies/rooted.service.toml", "delivery = \"socket\"\n[[credential]]\nname = \"one\"\nenvironment = \"SECRET_FILE\"\n", 0o644)
 			}
-			write(t, m, "/root/policies/fallback.service.toml", "[[credential]]\nname = \"two\"\n", 0o644)
-			write(t, m, "/root/policies/success.service.toml", "nonsense\n", 0o644)
-			write(t, m, "/usr/bin/client", "#!/usr/bin/perl\nuse Socket;\nsocket(my $s, AF_UNIX, SOCK_STREAM, 0) or die;\nconnect($s, pack_sockaddr_un('/run/accept.sock')) or die;\nprint <$s>;\n", 0o755)
-			boot(t, m, `printf 'secret.' | bootseal encrypt --with-key=tpm2 --name=one - /etc/credstore.encrypted/one && mkdir -p /etc/bootseal && mv /root/policies/* /etc/bootseal`)
-			out := boot(t, m, `
+			story.Write(t, m, "/root/policies/fallback.service.toml", "[[credential]]\nname = \"two\"\n", 0o644)
+			story.Write(t, m, "/root/policies/success.service.toml", "nonsense\n", 0o644)
+			story.Write(t, m, "/usr/bin/client", "#!/usr/bin/perl\nuse Socket;\nsocket(my $s, AF_UNIX, SOCK_STREAM, 0) or die;\nconnect($s, pack_sockaddr_un('/run/accept.sock')) or die;\nprint <$s>;\n", 0o755)
+			story.Boot(t, m, `printf 'secret.' | bootseal encrypt --with-key=tpm2 --name=one - /etc/credstore.encrypted/one && mkdir -p /etc/bootseal && mv /root/policies/* /etc/bootseal`)
+			out := story.Boot(t, m, `
 touch /bootseal-test/out/oneshot /bootseal-test/out/phases /bootseal-test/out/rooted
 section oneshot; systemctl start oneshot; property Result oneshot; cat /bootseal-test/out/oneshot
 section phases; systemctl start phases; sleep 1; property ActiveState phases; cat /bootseal-test/out/phases
@@ -250,15 +251,15 @@ section refused; touch /bootseal-test/out/refused; systemctl start fallback succ
 section status; systemctl status --full oneshot phases rooted fallback success 'accept@*' 2>&1; journalctl --boot --unit='accept@*'
 true
 `)
-			want(t, "oneshot", out["oneshot"], "success\nsecret.secret.")
+			story.Want(t, "oneshot", out["oneshot"], "success\nsecret.secret.")
 			// 252 may set the credentials up again while ExecStartPost= runs,
 			// which then is denied them.
 			if phases := out["phases"]; version != 252 || phases != "active\nsecret.secret." {
-				want(t, "phases", phases, "active\nsecret.secret.secret.")
+				story.Want(t, "phases", phases, "active\nsecret.secret.secret.")
 			}
-			want(t, "accept", out["accept"], "secret.secret.")
-			want(t, "rooted", out["rooted"], "success\nsecret.")
-			want(t, "refused", out["refused"], "failed\nfailed")
+			story.Want(t, "accept", out["accept"], "secret.secret.")
+			story.Want(t, "rooted", out["rooted"], "success\nsecret.")
+			story.Want(t, "refused", out["refused"], "failed\nfailed")
 			if t.Failed() {
 				t.Log(out["status"])
 			}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/bootseal/bootseal/test/machine"
+	"github.com/bootseal/bootseal/test/story"
 )
 
 // TestInstances has instances of one template that set what the template's
@@ -15,18 +16,18 @@ func TestInstances(t *testing.T) {
 	for _, version := range machine.Versions {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
-			m := newMachine(t, version)
+			m := story.New(t, version)
 			if err := m.InstallBootseal(); err != nil {
 				t.Fatal(err)
 			}
-			write(t, m, "/usr/bin/app", "#!/bin/sh\necho \"$*\"\nfor file; do :; done\ncat \"$file\"\necho\nexec sleep 1000\n", 0o755)
-			write(t, m, "/etc/app/token", "plain", 0o644)
-			write(t, m, "/etc/systemd/system/app@.service", "[Service]\nExecStart=/usr/bin/app %i --token /etc/app/token\nStandardOutput=file:/bootseal-test/out/%n\n", 0o644)
-			write(t, m, "/etc/systemd/system/app@own.service.d/override.conf", "[Service]\nExecStart=\nExecStart=/usr/bin/app %i --own\n", 0o644)
-			write(t, m, "/etc/systemd/system/app@naked.service.d/zzz.conf", "[Service]\nExecStart=\nExecStart=/usr/bin/app %i --token /etc/app/token\n", 0o644)
-			write(t, m, "/etc/bootseal/app@.service.toml", "[[credential]]\nname = \"token\"\noption = \"--token\"\n", 0o644)
-			boot(t, m, "printf %s sealed | bootseal encrypt --unit=app@.service token")
-			out := boot(t, m, `
+			story.Write(t, m, "/usr/bin/app", "#!/bin/sh\necho \"$*\"\nfor file; do :; done\ncat \"$file\"\necho\nexec sleep 1000\n", 0o755)
+			story.Write(t, m, "/etc/app/token", "plain", 0o644)
+			story.Write(t, m, "/etc/systemd/system/app@.service", "[Service]\nExecStart=/usr/bin/app %i --token /etc/app/token\nStandardOutput=file:/bootseal-test/out/%n\n", 0o644)
+			story.Write(t, m, "/etc/systemd/system/app@own.service.d/override.conf", "[Service]\nExecStart=\nExecStart=/usr/bin/app %i --own\n", 0o644)
+			story.Write(t, m, "/etc/systemd/system/app@naked.service.d/zzz.conf", "[Service]\nExecStart=\nExecStart=/usr/bin/app %i --token /etc/app/token\n", 0o644)
+			story.Write(t, m, "/etc/bootseal/app@.service.toml", "[[credential]]\nname = \"token\"\noption = \"--token\"\n", 0o644)
+			story.Boot(t, m, "printf %s sealed | bootseal encrypt --unit=app@.service token")
+			out := story.Boot(t, m, `
 for name in plain own naked; do
 	touch /bootseal-test/out/app@$name.service
 	systemctl start app@$name
@@ -38,12 +39,12 @@ section check; bootseal check --no-legend app@naked | grep ' bad '
 section apply; bootseal apply 2>/dev/null
 true
 `)
-			want(t, "an instance without settings of its own", out["plain"], "plain --token CREDENTIAL\nsealed")
-			want(t, "an instance with a command of its own", out["own"], "own --own --token CREDENTIAL\nsealed")
-			want(t, "an instance that takes the option away", out["naked"], "")
-			wantContains(t, "systemctl status", out["status"], "/etc/systemd/system/app@naked.service.d/zzz.conf:2")
-			wantContains(t, "bootseal check", out["check"], "zzz.conf")
-			wantContains(t, "bootseal apply", out["apply"], "app@own.service: nothing has changed", "app@plain.service: nothing has changed", "app@naked.service: blocked")
+			story.Want(t, "an instance without settings of its own", out["plain"], "plain --token CREDENTIAL\nsealed")
+			story.Want(t, "an instance with a command of its own", out["own"], "own --own --token CREDENTIAL\nsealed")
+			story.Want(t, "an instance that takes the option away", out["naked"], "")
+			story.WantContains(t, "systemctl status", out["status"], "/etc/systemd/system/app@naked.service.d/zzz.conf:2")
+			story.WantContains(t, "bootseal check", out["check"], "zzz.conf")
+			story.WantContains(t, "bootseal apply", out["apply"], "app@own.service: nothing has changed", "app@plain.service: nothing has changed", "app@naked.service: blocked")
 			if strings.Contains(out["apply"], "gone") {
 				t.Errorf("bootseal apply:\n%s", out["apply"])
 			}
@@ -56,14 +57,14 @@ true
 // open what they find.
 func TestExchanged(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t, 247)
+	m := story.New(t, 247)
 	if err := m.InstallBootseal(); err != nil {
 		t.Fatal(err)
 	}
-	write(t, m, "/etc/systemd/system/app.service", "[Service]\nExecStart=/bin/sleep 1000\n", 0o644)
-	write(t, m, "/etc/bootseal/app.service.toml", "[[credential]]\nname = \"token\"\n[seal]\nkey = \"host+tpm2\"\n", 0o644)
-	boot(t, m, "printf %s sealed | bootseal encrypt --unit=app.service token")
-	out := boot(t, m, `
+	story.Write(t, m, "/etc/systemd/system/app.service", "[Service]\nExecStart=/bin/sleep 1000\n", 0o644)
+	story.Write(t, m, "/etc/bootseal/app.service.toml", "[[credential]]\nname = \"token\"\n[seal]\nkey = \"host+tpm2\"\n", 0o644)
+	story.Boot(t, m, "printf %s sealed | bootseal encrypt --unit=app.service token")
+	out := story.Boot(t, m, `
 systemctl start app
 section before; property ActiveState app
 systemctl stop app
@@ -73,8 +74,8 @@ section after; property ActiveState app
 section status; systemctl status --full app
 section left; awk '$2 ~ "^/run/bootseal/" { print $2 }' /proc/mounts
 `)
-	want(t, "before", out["before"], "active")
-	want(t, "after", out["after"], "failed")
-	wantContains(t, "systemctl status", out["status"], "/etc/credstore.encrypted/token", "null key")
-	want(t, "mounts left", out["left"], "")
+	story.Want(t, "before", out["before"], "active")
+	story.Want(t, "after", out["after"], "failed")
+	story.WantContains(t, "systemctl status", out["status"], "/etc/credstore.encrypted/token", "null key")
+	story.Want(t, "mounts left", out["left"], "")
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/bootseal/bootseal/test/machine"
+	"github.com/bootseal/bootseal/test/story"
 )
 
 // TestLog looks for what the generator says when systemd runs it, with
@@ -15,19 +16,19 @@ func TestLog(t *testing.T) {
 	for _, version := range machine.Versions {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
-			m := newMachine(t, version)
+			m := story.New(t, version)
 			if err := m.InstallBootseal(); err != nil {
 				t.Fatal(err)
 			}
-			write(t, m, policy, "[[credential]]\nnme = \"a\"\n", 0o644)
-			out := boot(t, m, `
+			story.Write(t, m, story.Policy, "[[credential]]\nnme = \"a\"\n", 0o644)
+			out := story.Boot(t, m, `
 systemctl daemon-reload
 journalctl --sync
 section log; journalctl --boot --identifier=bootseal-generator --output=cat
 section priority; journalctl --boot --identifier=bootseal-generator --output=verbose | grep -o PRIORITY=.
 `)
-			wantContains(t, "log", out["log"], "blocking step-ca.service: "+policy+": credential[0].nme: unknown key")
-			want(t, "priority", out["priority"], "PRIORITY=3")
+			story.WantContains(t, "log", out["log"], "blocking step-ca.service: "+story.Policy+": credential[0].nme: unknown key")
+			story.Want(t, "priority", out["priority"], "PRIORITY=3")
 		})
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/bootseal/bootseal/test/machine"
+	"github.com/bootseal/bootseal/test/story"
 )
 
 // withoutTSS takes from a machine what its systemd needs to use a TPM.
@@ -33,17 +34,17 @@ func TestSocket(t *testing.T) {
 			t.Parallel()
 			m := sealed(t, version)
 			if version < 250 {
-				write(t, m, policy, "delivery = \"socket\"\n"+policyText, 0o644)
+				story.Write(t, m, story.Policy, "delivery = \"socket\"\n"+story.PolicyText, 0o644)
 			} else {
 				withoutTSS(t, m)
 			}
-			t.Run("serves", func(t *testing.T) { t.Parallel(); testSocketServes(t, clone(t, m)) })
-			t.Run("keeps its credential to itself", func(t *testing.T) { t.Parallel(); testSecret(t, clone(t, m)) })
-			t.Run("refuses strangers", func(t *testing.T) { t.Parallel(); testStrangers(t, clone(t, m)) })
+			t.Run("serves", func(t *testing.T) { t.Parallel(); testSocketServes(t, story.Clone(t, m)) })
+			t.Run("keeps its credential to itself", func(t *testing.T) { t.Parallel(); testSecret(t, story.Clone(t, m)) })
+			t.Run("refuses strangers", func(t *testing.T) { t.Parallel(); testStrangers(t, story.Clone(t, m)) })
 			for _, f := range failures(version) {
 				t.Run(f.name, func(t *testing.T) {
 					t.Parallel()
-					c := clone(t, m)
+					c := story.Clone(t, m)
 					f.breaks(t, c)
 					if version < 250 {
 						// 247 cannot run ExecStopPost= of a unit whose
@@ -60,7 +61,7 @@ func TestSocket(t *testing.T) {
 
 func testSocketServes(t *testing.T, m *machine.Machine) {
 	testServes(t, m)
-	out := boot(t, m, `
+	out := story.Boot(t, m, `
 section health; health
 section setting; systemctl cat step-ca
 section security; systemd-analyze security --no-pager bootseal.service
@@ -83,19 +84,19 @@ awk '/^Max core file size/ { print $6 }' /proc/$pid/limits
 sleep 11
 section idle; property ActiveState bootseal.service; property Result bootseal.service; property ActiveState bootseal.socket
 `)
-	want(t, "health", out["health"], "ok")
+	story.Want(t, "health", out["health"], "ok")
 	if !strings.Contains(out["setting"], "/run/bootseal/unseal.sock") {
 		t.Errorf("not over the socket:\n%s", out["setting"])
 	}
-	want(t, "after a hundred restarts", out["left"], "ok")
-	want(t, "memory, descriptors and core limit of the server", out["protected"], "locked\nclosed\n0")
-	want(t, "the server when it is idle", out["idle"], "inactive\nsuccess\nactive")
+	story.Want(t, "after a hundred restarts", out["left"], "ok")
+	story.Want(t, "memory, descriptors and core limit of the server", out["protected"], "locked\nclosed\n0")
+	story.Want(t, "the server when it is idle", out["idle"], "inactive\nsuccess\nactive")
 	t.Logf("measured: systemd %d: systemd-analyze security bootseal.service\n%s", m.Version, out["security"])
 }
 
 // testStrangers connects to the socket as others than PID 1 would.
 func testStrangers(t *testing.T, m *machine.Machine) {
-	write(t, m, "/usr/bin/client", `#!/usr/bin/perl
+	story.Write(t, m, "/usr/bin/client", `#!/usr/bin/perl
 use Socket;
 socket(my $s, AF_UNIX, SOCK_STREAM, 0) or die;
 bind($s, pack_sockaddr_un("\0" . $ARGV[0])) or die if $ARGV[0];
@@ -119,18 +120,18 @@ print length($all) > 1 << 20 ? "refused\n" : "got $all\n";
 	for name, address := range strange {
 		script += "section " + name + "; systemd-run --quiet --pipe --wait --unit=peek client '" + address + "'\n"
 	}
-	out := boot(t, m, script+`
+	out := story.Boot(t, m, script+`
 section user; setpriv --reuid=nobody --clear-groups client 1/unit/step-ca.service/step-ca 2>&1
 section again; systemctl restart step-ca && health
 section journal; journalctl --unit=bootseal.service --output=cat
 true
 `)
 	for name := range strange {
-		want(t, name, out[name], "refused")
+		story.Want(t, name, out[name], "refused")
 	}
-	want(t, "another user", out["user"], "no access")
-	want(t, "PID 1, before and after", out["health"]+out["again"], "okok")
-	wantContains(t, "journal of the server", out["journal"], "step-ca.service: refusing credential step-ca: the peer, process ", "refusing a connection: the peer's address")
+	story.Want(t, "another user", out["user"], "no access")
+	story.Want(t, "PID 1, before and after", out["health"]+out["again"], "okok")
+	story.WantContains(t, "journal of the server", out["journal"], "step-ca.service: refusing credential step-ca: the peer, process ", "refusing a connection: the peer's address")
 }
 
 // TestManyUnits starts fifty units with two credentials each at once, and some
@@ -141,20 +142,20 @@ func TestManyUnits(t *testing.T) {
 	for _, version := range []int{252, 257, 262} {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
-			m := newMachine(t, version)
+			m := story.New(t, version)
 			if err := m.InstallBootseal(); err != nil {
 				t.Fatal(err)
 			}
-			write(t, m, "/etc/systemd/system/many@.service", "[Service]\nType=oneshot\nRemainAfterExit=yes\nDynamicUser=yes\nExecStartPre=/bin/true\n"+
+			story.Write(t, m, "/etc/systemd/system/many@.service", "[Service]\nType=oneshot\nRemainAfterExit=yes\nDynamicUser=yes\nExecStartPre=/bin/true\n"+
 				"ExecStart=/bin/sh -c '[ \"$(cat \"$CREDENTIALS_DIRECTORY\"/one) $(cat \"$CREDENTIALS_DIRECTORY\"/two)\" = \"secret one secret two\" ]'\n", 0o644)
-			write(t, m, "/etc/systemd/system/killed@.service", "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'cat \"$CREDENTIALS_DIRECTORY\"/one; echo'\nStandardOutput=append:/bootseal-test/out/killed\nStandardError=null\n", 0o644)
-			write(t, m, "/etc/bootseal/killed@.service.toml", "[[credential]]\nname = \"one\"\n", 0o644)
-			write(t, m, "/etc/bootseal/many@.service.toml", "[[credential]]\nname = \"one\"\n[[credential]]\nname = \"two\"\n", 0o644)
+			story.Write(t, m, "/etc/systemd/system/killed@.service", "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'cat \"$CREDENTIALS_DIRECTORY\"/one; echo'\nStandardOutput=append:/bootseal-test/out/killed\nStandardError=null\n", 0o644)
+			story.Write(t, m, "/etc/bootseal/killed@.service.toml", "[[credential]]\nname = \"one\"\n", 0o644)
+			story.Write(t, m, "/etc/bootseal/many@.service.toml", "[[credential]]\nname = \"one\"\n[[credential]]\nname = \"two\"\n", 0o644)
 			// Also for a unit that starts before all others.
-			write(t, m, "/etc/systemd/system/early.service", "[Unit]\nDefaultDependencies=no\nBefore=sysinit.target\n[Install]\nWantedBy=sysinit.target\n"+
+			story.Write(t, m, "/etc/systemd/system/early.service", "[Unit]\nDefaultDependencies=no\nBefore=sysinit.target\n[Install]\nWantedBy=sysinit.target\n"+
 				"[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c '[ \"$(cat \"$CREDENTIALS_DIRECTORY\"/one)\" = \"secret one\" ]'\n", 0o644)
-			write(t, m, "/etc/bootseal/early.service.toml", "[[credential]]\nname = \"one\"\n", 0o644)
-			boot(t, m, `
+			story.Write(t, m, "/etc/bootseal/early.service.toml", "[[credential]]\nname = \"one\"\n", 0o644)
+			story.Boot(t, m, `
 for name in one two; do printf %s "secret $name" | bootseal encrypt --with-key=tpm2 - /etc/credstore.encrypted/$name || exit; done
 systemctl enable early
 `)
@@ -173,9 +174,9 @@ true
 `
 			// A software TPM serves one client at a time: systemd's own way
 			// needs the kernel's resource manager to start units at once.
-			native := boot(t, m, script)
+			native := story.Boot(t, m, script)
 			withoutTSS(t, m)
-			socket := boot(t, m, script+`
+			socket := story.Boot(t, m, script+`
 systemctl stop $first
 begin=$(stamp)
 systemctl start $units
@@ -195,14 +196,14 @@ sort -u /bootseal-test/out/killed
 true
 `)
 			for _, out := range []map[string]string{native, socket} {
-				wantContains(t, "a blob of another name", out["wrong name"], "failed\n/etc/credstore.encrypted/one: credential is for another name")
+				story.WantContains(t, "a blob of another name", out["wrong name"], "failed\n/etc/credstore.encrypted/one: credential is for another name")
 			}
-			want(t, "native, started in turn", native["started in turn"], fmt.Sprint(inTurn))
-			want(t, "unit in early boot, native", native["early"], "active")
-			want(t, "unit in early boot", socket["early"], "active\nunseal.sock")
-			want(t, "started in turn", socket["started in turn"], fmt.Sprint(inTurn))
-			want(t, "started", socket["started"], fmt.Sprint(count))
-			want(t, "failed", socket["failed"], "")
+			story.Want(t, "native, started in turn", native["started in turn"], fmt.Sprint(inTurn))
+			story.Want(t, "unit in early boot, native", native["early"], "active")
+			story.Want(t, "unit in early boot", socket["early"], "active\nunseal.sock")
+			story.Want(t, "started in turn", socket["started in turn"], fmt.Sprint(inTurn))
+			story.Want(t, "started", socket["started"], fmt.Sprint(count))
+			story.Want(t, "failed", socket["failed"], "")
 			// Some get it, some do not start, none starts with another.
 			if got := socket["killed"]; got != "secret one" && got != "" {
 				t.Errorf("units got %q from a server that was killed", got)

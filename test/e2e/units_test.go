@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/bootseal/bootseal/test/machine"
+	"github.com/bootseal/bootseal/test/story"
 )
 
 // TestUsers gives two credentials to units of every kind of user.
@@ -24,7 +25,7 @@ func TestUsers(t *testing.T) {
 	for _, version := range machine.Versions {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
-			m := newMachine(t, version)
+			m := story.New(t, version)
 			if err := m.InstallBootseal(); err != nil {
 				t.Fatal(err)
 			}
@@ -32,12 +33,12 @@ func TestUsers(t *testing.T) {
 for name in one two; do printf %s "secret $name" | bootseal encrypt --with-key=tpm2 - /etc/credstore.encrypted/$name || exit; done
 `
 			for name, settings := range units {
-				write(t, m, "/etc/systemd/system/"+name+".service", "[Service]\n"+settings+
+				story.Write(t, m, "/etc/systemd/system/"+name+".service", "[Service]\n"+settings+
 					"ExecStart=/bin/sh -c 'cd \"$CREDENTIALS_DIRECTORY\" && cat one && echo && cat two && echo && ls && sleep 1000'\n"+
 					"StandardOutput=file:/bootseal-test/out/%n\n", 0o644)
-				write(t, m, "/etc/bootseal/"+name+".service.toml", "[[credential]]\nname = \"one\"\n[[credential]]\nname = \"two\"\n", 0o644)
+				story.Write(t, m, "/etc/bootseal/"+name+".service.toml", "[[credential]]\nname = \"one\"\n[[credential]]\nname = \"two\"\n", 0o644)
 			}
-			boot(t, m, script)
+			story.Boot(t, m, script)
 			script = ""
 			for name := range units {
 				if strings.HasSuffix(name, "@") {
@@ -55,12 +56,12 @@ property ActiveState %[1]s
 awk '$2 ~ "/%[1]s.service$" { print $2 }' /proc/mounts
 `, name)
 			}
-			out := boot(t, m, script)
+			out := story.Boot(t, m, script)
 			for name := range units {
 				if strings.HasSuffix(name, "@") {
 					name += "x"
 				}
-				want(t, name, out[name], "secret one\nsecret two\none\ntwo\ninactive")
+				story.Want(t, name, out[name], "secret one\nsecret two\none\ntwo\ninactive")
 			}
 		})
 	}
@@ -81,14 +82,14 @@ func TestReadme(t *testing.T) {
 	for _, version := range machine.Versions {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
-			m := newMachine(t, version)
+			m := story.New(t, version)
 			if err := m.InstallBootseal(); err != nil {
 				t.Fatal(err)
 			}
-			write(t, m, "/etc/systemd/system/db.service", "[Service]\nUser=nobody\nExecStart=/bin/sh -c 'cat \"$CREDENTIALS_DIRECTORY\"/db-password; sleep 1000'\nStandardOutput=file:/bootseal-test/out/db\n", 0o644)
-			write(t, m, "/etc/systemd/system/db.service.d/hook.conf", dropin, 0o644)
-			out := boot(t, m, `
-printf %s '`+password+`' | bootseal encrypt --name=db-password - /etc/credstore.encrypted/db-password || exit
+			story.Write(t, m, "/etc/systemd/system/db.service", "[Service]\nUser=nobody\nExecStart=/bin/sh -c 'cat \"$CREDENTIALS_DIRECTORY\"/db-password; sleep 1000'\nStandardOutput=file:/bootseal-test/out/db\n", 0o644)
+			story.Write(t, m, "/etc/systemd/system/db.service.d/hook.conf", dropin, 0o644)
+			out := story.Boot(t, m, `
+printf %s '`+story.Password+`' | bootseal encrypt --name=db-password - /etc/credstore.encrypted/db-password || exit
 touch /bootseal-test/out/db
 section started; systemctl start db && echo yes
 section got; for i in $(seq 50); do [ -s /bootseal-test/out/db ] && break; sleep 0.1; done; cat /bootseal-test/out/db
@@ -107,20 +108,20 @@ for hook in ${hooks[@]}; do wait $hook || echo failed; done
 cat /run/bootseal/twice.service/twice; echo
 bootseal cleanup --unit=twice.service; ls /run/bootseal
 `)
-			want(t, "started", out["started"], "yes")
-			want(t, "the service got", out["got"], password)
-			want(t, "other processes of the same user see", out["by others"], "")
+			story.Want(t, "started", out["started"], "yes")
+			story.Want(t, "the service got", out["got"], story.Password)
+			story.Want(t, "other processes of the same user see", out["by others"], "")
 			for _, option := range []string{"ramfs", "ro", "nosuid", "nodev", "noexec", "nosymfollow"} {
 				if !slices.Contains(strings.Split(out["options"], ","), option) {
 					t.Errorf("the plaintext is mounted as %s; want %s", out["options"], option)
 				}
 			}
-			want(t, "ten hooks of one unit at once", out["hooks at once"], "hidden")
-			want(t, "restarted", out["restarted"], "active")
-			want(t, "stopped", out["stopped"], "inactive")
-			want(t, "plaintext after stop", out["plaintext"], "")
-			want(t, "refused without the blob", out["refused"], "yes")
-			wantContains(t, "status", out["status"], `Status: "/etc/credstore.encrypted/db-password: `)
+			story.Want(t, "ten hooks of one unit at once", out["hooks at once"], "hidden")
+			story.Want(t, "restarted", out["restarted"], "active")
+			story.Want(t, "stopped", out["stopped"], "inactive")
+			story.Want(t, "plaintext after stop", out["plaintext"], "")
+			story.Want(t, "refused without the blob", out["refused"], "yes")
+			story.WantContains(t, "status", out["status"], `Status: "/etc/credstore.encrypted/db-password: `)
 		})
 	}
 }

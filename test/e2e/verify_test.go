@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/bootseal/bootseal/test/machine"
+	"github.com/bootseal/bootseal/test/story"
 )
 
 // TestVerify has systemd's own reader look at every drop-in that the generator's
@@ -24,7 +25,7 @@ func TestVerify(t *testing.T) {
 	for _, version := range machine.Versions {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
-			m := newMachine(t, version)
+			m := story.New(t, version)
 			if err := m.InstallBootseal(); err != nil {
 				t.Fatal(err)
 			}
@@ -42,7 +43,7 @@ func TestVerify(t *testing.T) {
 					fmt.Fprintf(&script, "section with %s; echo; SYSTEMD_UNIT_PATH=%s:%s/out: %s\n", name, path, dir, verify)
 				}
 			}
-			out := boot(t, m, script.String())
+			out := story.Boot(t, m, script.String())
 			for name, text := range out {
 				name, ok := strings.CutPrefix(name, "with ")
 				if !ok {
