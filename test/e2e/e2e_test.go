@@ -221,39 +221,6 @@ func wrapGenerator(t *testing.T, m *machine.Machine, script string) {
 	story.Write(t, m, generator, "#!/bin/sh\n"+script+"\n", 0o755)
 }
 
-// TestDeadGenerator: a unit that has a policy, and no condition that would skip
-// it, does not start without what the generator makes of it.
-func TestDeadGenerator(t *testing.T) {
-	t.Parallel()
-	for _, version := range machine.Versions {
-		t.Run(fmt.Sprint(version), func(t *testing.T) {
-			t.Parallel()
-			m := story.New(t, version)
-			if err := m.InstallBootseal(); err != nil {
-				t.Fatal(err)
-			}
-			wrapGenerator(t, m, "kill -KILL $$")
-			for _, unit := range []string{"covered", "other", "masked", "instance@"} {
-				story.Write(t, m, "/etc/systemd/system/"+unit+".service", "[Service]\nExecStart=/bin/sleep 1000\n[Install]\nWantedBy=multi-user.target\n", 0o644)
-			}
-			for _, unit := range []string{"covered", "instance@"} {
-				story.Write(t, m, "/etc/bootseal/"+unit+".service.toml", "[[credential]]\nname = \"a\"\n", 0o644)
-			}
-			story.Write(t, m, "/etc/bootseal/masked.service.toml", "", 0o644)
-			story.Boot(t, m, "systemctl enable covered other masked instance@x")
-			out := story.Boot(t, m, `
-section states; property ActiveState covered; property ActiveState other; property ActiveState masked; property ActiveState instance@x
-section covered; systemctl status --full covered
-section instance; systemctl status --full instance@x
-true
-`)
-			story.Want(t, "covered, other, masked, instance", out["states"], "inactive\nactive\nactive\ninactive")
-			story.WantContains(t, "systemctl status", out["covered"], "AssertFileNotEmpty=!/etc/bootseal/covered.service.toml was not met")
-			story.WantContains(t, "systemctl status", out["instance"], "AssertFileNotEmpty=!/etc/bootseal/instance@.service.toml was not met")
-		})
-	}
-}
-
 // testRefuses boots a machine whose credential cannot be delivered.
 func testRefuses(t *testing.T, m *machine.Machine, f failure) {
 	out := story.Boot(t, m, `

@@ -31,7 +31,7 @@ import (
 //	machine [step-ca|sealed]   a new machine with bootseal, and more of [makers]
 //	boot                       switch it on, or restart it
 //	off                        switch it off
-//	$ COMMAND...               a line for root's shell there; an argument with blanks
+//	$ COMMAND...               a line for the shell of root there; an argument with blanks
 //	                           is one word, unless it is the whole line
 //	status N                   the exit status of the last of those
 //	copy FILE PATH             a file of this repository to the machine
@@ -227,7 +227,7 @@ func (s *teller) end() {
 		return
 	}
 	if s.t.Failed() {
-		log, _, _, err := s.session.Run("systemctl --failed --no-legend; journalctl --boot --lines=80 --output=cat")
+		log, _, _, err := s.session.Run("systemctl --failed --no-legend; journalctl --boot --lines=25 --output=cat")
 		s.t.Logf("on the machine (%v):\n%s", err, log)
 	}
 	if err := s.session.Stop(); err != nil {
