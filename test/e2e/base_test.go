@@ -1,3 +1,5 @@
+// Package e2e tests bootseal as a user meets it: real systemd, the real step-ca
+// under its upstream unit, and a software TPM.
 package e2e
 
 import (

@@ -91,8 +91,8 @@ var payloads = []struct {
 func TestMatrix(t *testing.T) {
 	t.Parallel()
 	var machines []*machine.Machine
-	for _, version := range machine.Versions {
-		machines = append(machines, story.New(t, version))
+	for _, version := range machine.Containers(t) {
+		machines = append(machines, fresh(t, version, "bootseal"))
 	}
 	first := machines[0]
 	first.TPM.Firmware[11] = kernel
@@ -104,9 +104,6 @@ func TestMatrix(t *testing.T) {
 	all := map[string]made{} // by file name
 	text := map[string][]byte{}
 	for _, m := range machines {
-		if err := m.InstallBootseal(); err != nil {
-			t.Fatal(err)
-		}
 		m.TPM = first.TPM
 		story.Write(t, m, "/etc/machine-id", string(id), 0o444)
 		story.Write(t, m, exchange+"/public.pem", public, 0o600)
@@ -274,10 +271,7 @@ func TestPID1Scope(t *testing.T) {
 	}{{247, "prestart"}, {257, "native"}, {257, "socket"}, {262, "native"}} {
 		t.Run(fmt.Sprint(test.version, " ", test.delivery), func(t *testing.T) {
 			t.Parallel()
-			m := story.New(t, test.version)
-			if err := m.InstallBootseal(); err != nil {
-				t.Fatal(err)
-			}
+			m := fresh(t, test.version, "bootseal")
 			m.TPM.Firmware[11] = kernel
 			story.Write(t, m, "/etc/systemd/tpm2-pcr-public-key.pem", public, 0o644)
 			story.Write(t, m, "/usr/lib/systemd/tpm2-pcr-signature.json", signature, 0o644)

@@ -22,8 +22,8 @@ import (
 //
 //	## systemd 247 257
 //
-// With "only" before the numbers no mode adds others; a line "## socket" has it told
-// once more with delivery over the socket.
+// With "only" before the numbers no mode adds others. A line "## socket" has it told
+// once more with delivery over the socket, "## socket only" in no other way.
 //
 // Files of the archive in a folder, etc/app/token for one, are on each machine that
 // the story makes, those in usr/bin executable. The commands are those of testscript and
@@ -31,22 +31,24 @@ import (
 //	machine [step-ca|sealed]   a new machine with bootseal, and more of [makers]
 //	boot                       switch it on, or restart it
 //	off                        switch it off
-//	$ COMMAND...               a line for the shell of root there; an argument with blanks
-//	                           is one word, unless it is the whole line
+//	$ COMMAND...               for the shell of root there, to the end of the line
 //	status N                   the exit status of the last of those
 //	copy FILE PATH             a file of this repository to the machine
 //	tpm new                    put another TPM in
 //	pcr N TEXT                 what the firmware measures into a PCR from now on
+//	measured TEXT              show the last output of "$" at the end of test/run
 //
-// The conditions [before:N], [since:N] and [systemd:N] ask for the version, and
-// [socket] for the delivery. Besides [story.Helpers] the shell has
+// The conditions [before:N], [since:N] and [systemd:N] ask for the version, [socket]
+// for the delivery, and [silent] where "systemctl status" cannot say why a credential
+// is missing: 247 runs no ExecStopPost= of a unit whose LoadCredential= has failed.
+// Besides [story.Helpers] the shell has
 //
-//	await COMMAND...           try until it succeeds
+//	await COMMAND...           try until it succeeds; it may be a line, too
 const helpers = `
 patience=100
 await() {
 	for _ in $(seq 1000); do
-		if "$@" >/dev/null 2>&1; then return; fi
+		if [ $# = 1 ]; then eval "$1"; else "$@"; fi >/dev/null 2>&1 && return
 		sleep 0.1
 	done
 	echo "in vain: $*" >&2
@@ -68,14 +70,17 @@ func TestStory(t *testing.T) {
 				t.Fatal(err)
 			}
 			deliveries := []string{""}
-			if regexp.MustCompile(`(?m)^## socket$`).Match(text) {
+			if line := socketLine.FindSubmatch(text); line != nil {
 				deliveries = append(deliveries, "socket")
+				if len(line[1]) > 0 {
+					deliveries = deliveries[1:]
+				}
 			}
 			for _, version := range versions(t, text) {
 				for _, delivery := range deliveries {
 					t.Run(strings.TrimSpace(fmt.Sprint(version, " ", delivery)), func(t *testing.T) {
 						t.Parallel()
-						tell(t, script, version, delivery)
+						tell(t, filepath.Base(script), text, version, delivery)
 					})
 				}
 			}
@@ -83,7 +88,10 @@ func TestStory(t *testing.T) {
 	}
 }
 
-var systemdLine = regexp.MustCompile(`(?m)^## systemd (only )?([0-9 ]+)$`)
+var (
+	systemdLine = regexp.MustCompile(`(?m)^## systemd (only )?([0-9 ]+)$`)
+	socketLine  = regexp.MustCompile(`(?m)^## socket( only)?$`)
+)
 
 // versions reads from a script which versions it is told on.
 func versions(t *testing.T, text []byte) []int {
@@ -114,11 +122,28 @@ type teller struct {
 	work     string // where the archive is
 	machine  *machine.Machine
 	session  *story.Session // nil while it is off
+	stdout   string         // of the last line that its shell had
 	status   int
 }
 
-func tell(t *testing.T, script string, version int, delivery string) {
+// shellLine has what comes before a line for the shell, and the line.
+var shellLine = regexp.MustCompile(`(?m)^((?:\[.*\] )*(?:! )?\$ )(.*)$`)
+
+func tell(t *testing.T, name string, text []byte, version int, delivery string) {
 	s := &teller{t: t, version: version, delivery: delivery}
+	// The shell has quotes of its own, which testscript would take for its.
+	commands, archive, more := strings.Cut(string(text), "\n-- ")
+	commands = shellLine.ReplaceAllStringFunc(commands, func(line string) string {
+		part := shellLine.FindStringSubmatch(line)
+		return part[1] + "'" + strings.ReplaceAll(part[2], "'", "''") + "'"
+	})
+	if more {
+		commands += "\n-- " + archive
+	}
+	script := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(script, []byte(commands), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	command := func(run func(ts *testscript.TestScript, args []string)) func(*testscript.TestScript, bool, []string) {
 		return func(ts *testscript.TestScript, neg bool, args []string) {
 			if neg {
@@ -146,6 +171,9 @@ func tell(t *testing.T, script string, version int, delivery string) {
 			"copy":    command(s.copy),
 			"tpm":     command(s.newTPM),
 			"pcr":     command(s.measure),
+			"measured": command(func(_ *testscript.TestScript, args []string) {
+				t.Logf("measured: systemd %d: %s\n%s", version, strings.Join(args, " "), s.stdout)
+			}),
 		},
 	})
 }
@@ -158,8 +186,11 @@ func (t inline) Parallel()                          {}
 func (t inline) Verbose() bool                      { return testing.Verbose() }
 
 func (s *teller) condition(text string) (bool, error) {
-	if text == "socket" {
+	switch text {
+	case "socket":
 		return s.delivery == text, nil
+	case "silent":
+		return s.delivery == "socket" && s.version < 250, nil
 	}
 	what, number, _ := strings.Cut(text, ":")
 	version, err := strconv.Atoi(number)
@@ -239,16 +270,12 @@ func (s *teller) run(ts *testscript.TestScript, neg bool, args []string) {
 	if s.session == nil {
 		ts.Fatalf("the machine is off")
 	}
-	if len(args) > 1 {
-		for i, arg := range args {
-			if strings.ContainsAny(arg, " \t") {
-				args[i] = "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
-			}
-		}
+	if len(args) != 1 {
+		ts.Fatalf("usage: $ COMMAND...")
 	}
-	stdout, stderr, status, err := s.session.Run(strings.Join(args, " "))
+	stdout, stderr, status, err := s.session.Run(args[0])
 	ts.Check(err)
-	s.status = status
+	s.stdout, s.status = stdout, status
 	fmt.Fprint(ts.Stdout(), stdout)
 	fmt.Fprint(ts.Stderr(), stderr)
 	if neg != (status != 0) {

@@ -22,13 +22,10 @@ func TestVerify(t *testing.T) {
 	if err != nil || len(cases) == 0 {
 		t.Fatalf("no cases: %v", err)
 	}
-	for _, version := range machine.Versions {
+	for _, version := range machine.Containers(t) {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
-			m := story.New(t, version)
-			if err := m.InstallBootseal(); err != nil {
-				t.Fatal(err)
-			}
+			m := fresh(t, version, "bootseal")
 			var script strings.Builder
 			script.WriteString("cp /bin/true /usr/bin/app; cp /bin/true /usr/bin/other; mkdir -p /usr/local/bin; cp /bin/true /usr/local/bin/app\n")
 			names := 0
