@@ -28,7 +28,7 @@ import (
 // Files of the archive in a folder, etc/app/token for one, are on each machine that
 // the story makes, those in usr/bin executable. The commands are those of testscript and
 //
-//	machine [step-ca|sealed]   a new machine with bootseal, and more of [makers]
+//	machine [KIND]             a new machine with bootseal, and what [makers] have
 //	boot                       switch it on, or restart it
 //	off                        switch it off
 //	$ COMMAND...               for the shell of root there, to the end of the line
