@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/bootseal/bootseal/test/story"
 )
 
 // commandLines are arguments for systemd-creds, as a shell reads them. "o" does not
@@ -150,11 +152,11 @@ unseal
 // what they print, and the exit status.
 func TestSystemdCreds(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t, 262)
+	m := story.New(t, 262)
 	if out, err := exec.Command("go", "build", "-o", m.Path("/root/ours/systemd-creds"), "../../helper").CombinedOutput(); err != nil {
 		t.Fatalf("%v:\n%s", err, out)
 	}
-	boot(t, m, `
+	story.Boot(t, m, `
 cd /root
 mkdir -p credentials/plain/dir credentials/encrypted
 echo secret >plain; printf 'no newline' >line; : >empty
@@ -179,8 +181,8 @@ seal --with-key=null line null.cred; seal -T line tpm2.cred
 	lines := strings.Split(strings.TrimSuffix(strings.TrimPrefix(commandLines, "\n"), "\n"), "\n")
 	// A boot may take no longer than a minute and a half, on a busy machine too.
 	for some := range slices.Chunk(lines, 40) {
-		write(t, m, "/root/lines", strings.Join(some, "\n")+"\n", 0o600)
-		out := boot(t, m, `
+		story.Write(t, m, "/root/lines", strings.Join(some, "\n")+"\n", 0o600)
+		out := story.Boot(t, m, `
 cd /root
 export CREDENTIALS_DIRECTORY=$PWD/credentials/plain ENCRYPTED_CREDENTIALS_DIRECTORY=$PWD/credentials/encrypted
 exec 2>/dev/null
@@ -203,7 +205,7 @@ while IFS= read -r line <&3; do
 done 3<lines
 section compared; echo "$n"
 `)
-		want(t, "number of command lines compared", out["compared"], fmt.Sprint(len(some)))
+		story.Want(t, "number of command lines compared", out["compared"], fmt.Sprint(len(some)))
 		delete(out, "compared")
 		for command, outcomes := range out {
 			if command != "" {

@@ -18,6 +18,7 @@ import (
 	"testing"
 
 	"github.com/bootseal/bootseal/test/machine"
+	"github.com/bootseal/bootseal/test/story"
 )
 
 const (
@@ -90,8 +91,8 @@ var payloads = []struct {
 func TestMatrix(t *testing.T) {
 	t.Parallel()
 	var machines []*machine.Machine
-	for _, version := range machine.Versions {
-		machines = append(machines, newMachine(t, version))
+	for _, version := range machine.Containers(t) {
+		machines = append(machines, fresh(t, version, "bootseal"))
 	}
 	first := machines[0]
 	first.TPM.Firmware[11] = kernel
@@ -103,23 +104,20 @@ func TestMatrix(t *testing.T) {
 	all := map[string]made{} // by file name
 	text := map[string][]byte{}
 	for _, m := range machines {
-		if err := m.InstallBootseal(); err != nil {
-			t.Fatal(err)
-		}
 		m.TPM = first.TPM
-		write(t, m, "/etc/machine-id", string(id), 0o444)
-		write(t, m, exchange+"/public.pem", public, 0o600)
-		write(t, m, exchange+"/signature.json", signature, 0o600)
+		story.Write(t, m, "/etc/machine-id", string(id), 0o444)
+		story.Write(t, m, exchange+"/public.pem", public, 0o600)
+		story.Write(t, m, exchange+"/signature.json", signature, 0o600)
 		for _, p := range payloads {
-			write(t, m, exchange+"/"+p.name, strings.Repeat("x", p.size), 0o600)
+			story.Write(t, m, exchange+"/"+p.name, strings.Repeat("x", p.size), 0o600)
 		}
-		write(t, m, exchange+"/toolarge", strings.Repeat("x", 1<<20+1), 0o600)
+		story.Write(t, m, exchange+"/toolarge", strings.Repeat("x", 1<<20+1), 0o600)
 		if m != first {
 			key, err := os.ReadFile(first.Path(hostKey))
 			if err != nil {
 				t.Fatal(err)
 			}
-			write(t, m, hostKey, string(key), 0o400)
+			story.Write(t, m, hostKey, string(key), 0o400)
 		}
 		for file, credential := range makeAll(t, m) {
 			all[file] = credential
@@ -174,7 +172,7 @@ func makeAll(t *testing.T, m *machine.Machine) map[string]made {
 			}
 		}
 	}
-	for name, complaint := range boot(t, m, script) {
+	for name, complaint := range story.Boot(t, m, script) {
 		if name != "" {
 			t.Errorf("%s: %s", name, complaint)
 		}
@@ -198,7 +196,7 @@ try() { # COMMAND... ; then what came out is compared
 		if credential.payload != payload {
 			continue
 		}
-		write(t, m, filepath.Join(exchange, "in", file), string(text[file]), 0o600)
+		story.Write(t, m, filepath.Join(exchange, "in", file), string(text[file]), 0o600)
 		for _, tool := range []string{"bootseal", "systemd-creds"} {
 			// One bootseal is like the other; one of them reads all.
 			if tool == "bootseal" && m.Version != 247 || tool == "systemd-creds" && m.Version < 250 {
@@ -212,7 +210,7 @@ try() { # COMMAND... ; then what came out is compared
 			script += fmt.Sprintf("section %s %s; try %s <in/%s\n", tool, file, credential.open(tool, m.Version), file)
 		}
 	}
-	out := boot(t, m, script+"rm -r in\n")
+	out := story.Boot(t, m, script+"rm -r in\n")
 	for _, w := range wants {
 		result, _, _ := strings.Cut(out[w.name], "\n")
 		if result != w.want || strings.Contains(out[w.name], "but wrote") {
@@ -273,13 +271,10 @@ func TestPID1Scope(t *testing.T) {
 	}{{247, "prestart"}, {257, "native"}, {257, "socket"}, {262, "native"}} {
 		t.Run(fmt.Sprint(test.version, " ", test.delivery), func(t *testing.T) {
 			t.Parallel()
-			m := newMachine(t, test.version)
-			if err := m.InstallBootseal(); err != nil {
-				t.Fatal(err)
-			}
+			m := fresh(t, test.version, "bootseal")
 			m.TPM.Firmware[11] = kernel
-			write(t, m, "/etc/systemd/tpm2-pcr-public-key.pem", public, 0o644)
-			write(t, m, "/usr/lib/systemd/tpm2-pcr-signature.json", signature, 0o644)
+			story.Write(t, m, "/etc/systemd/tpm2-pcr-public-key.pem", public, 0o644)
+			story.Write(t, m, "/usr/lib/systemd/tpm2-pcr-signature.json", signature, 0o644)
 			service := "[Service]\nType=oneshot\nPrivateMounts=yes\nExecStart=/bin/sh -c 'cd $CREDENTIALS_DIRECTORY && cat root signed >/root/read'\n"
 			switch test.delivery {
 			case "prestart":
@@ -291,12 +286,12 @@ Environment=CREDENTIALS_DIRECTORY=/run/bootseal/%n
 NotifyAccess=exec
 `
 			case "socket":
-				write(t, m, "/etc/bootseal/reader.service.toml", "delivery = \"socket\"\n[[credential]]\nname = \"root\"\n[[credential]]\nname = \"signed\"\n", 0o644)
+				story.Write(t, m, "/etc/bootseal/reader.service.toml", "delivery = \"socket\"\n[[credential]]\nname = \"root\"\n[[credential]]\nname = \"signed\"\n", 0o644)
 			default:
 				service += "LoadCredentialEncrypted=root\nLoadCredentialEncrypted=signed\n"
 			}
-			write(t, m, "/etc/systemd/system/reader.service", service, 0o644)
-			out := boot(t, m, `
+			story.Write(t, m, "/etc/systemd/system/reader.service", service, 0o644)
+			out := story.Boot(t, m, `
 seal() { echo "for $1" | bootseal encrypt "${@:2}" - /etc/credstore.encrypted/$1 || exit; }
 mkdir -p -m 700 /etc/credstore.encrypted
 seal root --uid=root --with-key=host+tpm2 --tpm2-pcrs=7
@@ -307,8 +302,8 @@ systemctl start reader
 section result; property Result reader
 section output; cat /root/read
 `)
-			want(t, "result", out["result"], "success")
-			want(t, "output", out["output"], "for root\nfor signed")
+			story.Want(t, "result", out["result"], "success")
+			story.Want(t, "output", out["output"], "for root\nfor signed")
 		})
 	}
 }

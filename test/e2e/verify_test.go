@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/bootseal/bootseal/test/machine"
+	"github.com/bootseal/bootseal/test/story"
 )
 
 // TestVerify has systemd's own reader look at every drop-in that the generator's
@@ -21,13 +22,10 @@ func TestVerify(t *testing.T) {
 	if err != nil || len(cases) == 0 {
 		t.Fatalf("no cases: %v", err)
 	}
-	for _, version := range machine.Versions {
+	for _, version := range machine.Containers(t) {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
-			m := newMachine(t, version)
-			if err := m.InstallBootseal(); err != nil {
-				t.Fatal(err)
-			}
+			m := fresh(t, version, "bootseal")
 			var script strings.Builder
 			script.WriteString("cp /bin/true /usr/bin/app; cp /bin/true /usr/bin/other; mkdir -p /usr/local/bin; cp /bin/true /usr/local/bin/app\n")
 			names := 0
@@ -42,7 +40,7 @@ func TestVerify(t *testing.T) {
 					fmt.Fprintf(&script, "section with %s; echo; SYSTEMD_UNIT_PATH=%s:%s/out: %s\n", name, path, dir, verify)
 				}
 			}
-			out := boot(t, m, script.String())
+			out := story.Boot(t, m, script.String())
 			for name, text := range out {
 				name, ok := strings.CutPrefix(name, "with ")
 				if !ok {

@@ -5,14 +5,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
-	"sync"
+	"strconv"
 )
 
 // InstallBootseal installs bootseal, built with meson, into the folders that the
 // machine's own systemd.pc names.
 func (m *Machine) InstallBootseal() error {
-	tree, err := install(m)
+	tree, err := built("meson-"+treeName(strconv.Itoa(m.Version)), m.build)
 	if err != nil {
 		return err
 	}
@@ -24,47 +23,24 @@ func (m *Machine) InstallBootseal() error {
 	return nil
 }
 
-// built has what bootseal installs on each version of systemd.
-var built struct {
-	sync.Mutex
-	trees map[int]string
-}
-
-// install makes the tree of what is installed on machines like m, once.
-func install(m *Machine) (tree string, err error) {
-	built.Lock()
-	defer built.Unlock()
-	if tree := built.trees[m.Version]; tree != "" {
-		return tree, nil
-	}
-	source, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+// build makes the tree of what is installed on machines like m.
+func (m *Machine) build(tree string) error {
+	source, err := source()
 	if err != nil {
-		return "", fmt.Errorf("finding the source folder: %w", err)
-	}
-	// Named such that it is swept with the machines.
-	tree, err = os.MkdirTemp(base, fmt.Sprintf("built%d-%d-", m.Version, os.Getpid()))
-	if err != nil {
-		return "", err
-	}
-	if err := os.Chmod(tree, 0o755); err != nil {
-		return "", err
+		return err
 	}
 	folder := filepath.Join(m.dir, "build")
 	defer os.RemoveAll(folder)
 	for _, args := range [][]string{
-		{"setup", "--prefix=/usr", folder, strings.TrimSpace(string(source))},
+		{"setup", "--prefix=/usr", folder, source},
 		{"compile", "-C", folder},
 		{"install", "--no-rebuild", "--destdir=" + tree, "-C", folder},
 	} {
 		cmd := exec.Command("meson", args...)
 		cmd.Env = append(os.Environ(), "PKG_CONFIG_LIBDIR="+m.Path("/usr/share/pkgconfig"))
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("meson %s: %w:\n%s", args[0], err, out)
+			return fmt.Errorf("meson %s: %w:\n%s", args[0], err, out)
 		}
 	}
-	if built.trees == nil {
-		built.trees = map[int]string{}
-	}
-	built.trees[m.Version] = tree
-	return tree, nil
+	return nil
 }

@@ -21,8 +21,12 @@ import (
 	"time"
 )
 
-// Versions are the systemd versions that test/setup makes trees for.
-var Versions = []int{247, 252, 257, 262}
+// Versions are the systemd versions that test/setup makes container trees for.
+var Versions = []int{247, 252, 254, 257, 262}
+
+// DebVersions are those with a suite of their own, to build Debian packages in: 254
+// is in bookworm's backports.
+var DebVersions = []int{247, 252, 257, 262}
 
 // ErrNotSetUp says that test/setup has not been run, or not as root.
 var ErrNotSetUp = errors.New("run test/setup as root first")

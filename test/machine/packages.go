@@ -17,43 +17,75 @@ const buildLimit = 10 * time.Minute
 // suites are the names by which a package's version tells what it is built for.
 var suites = map[int]string{247: "~deb11u1", 252: "~deb12u1", 257: "~deb13u1", 262: "~deb14u1"}
 
-// Dist makes the tarball of the source as it lies here, with "meson dist", below
-// dir.
-func Dist(dir string) (tarball string, err error) {
-	source, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
-	if err != nil {
-		return "", fmt.Errorf("finding the source folder: %w", err)
-	}
-	// "meson dist" takes what is committed.
-	const script = `set -e
+// Dist makes the tarball of the source as it lies here, with "meson dist".
+func Dist() (tarball string, err error) {
+	folder, err := built("dist", func(folder string) error {
+		dir, err := source()
+		if err != nil {
+			return err
+		}
+		// "meson dist" takes what is committed.
+		const script = `set -e
 mkdir "$2/source"
 cd "$1"
-git ls-files -z --cached --others --exclude-standard | while IFS= read -r -d '' file; do
-	[ ! -e "$file" ] && [ ! -L "$file" ] || printf '%s\0' "$file"
-done | tar --null -T - -c | tar -x -C "$2/source"
+` + listSource + ` | tar --null -T - -c | tar -x -C "$2/source"
 cd "$2/source"
 git init -q
 git add -A
 git -c user.name=test -c user.email=test@example.com -c commit.gpgSign=false commit -q -m test
 meson setup --prefix=/usr "$2/build"
 meson dist --no-tests -C "$2/build"
+mv "$2"/build/meson-dist/*.tar.xz "$2"
+rm -r "$2/source" "$2/build"
 `
-	cmd := exec.Command("bash", "-c", script, "bash", strings.TrimSpace(string(source)), dir)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("meson dist: %w:\n%s", err, out)
+		if out, err := exec.Command("bash", "-c", script, "bash", dir, folder).CombinedOutput(); err != nil {
+			return fmt.Errorf("meson dist: %w:\n%s", err, out)
+		}
+		return nil
+	})
+	if err != nil {
+		return "", err
 	}
-	return only(filepath.Join(dir, "build/meson-dist/*.tar.xz"))
+	return only(filepath.Join(folder, "*.tar.xz"))
+}
+
+// Deb returns the Debian package for the suite with that version of systemd, and
+// lintian's report, as BuildDeb has made them of [Dist] for all tests.
+func Deb(version int) (deb, report string, err error) {
+	folder, err := builtPackage("deb", version, func(tarball, folder string) error {
+		_, _, err := BuildDeb(version, tarball, folder)
+		return err
+	})
+	if err != nil {
+		return "", "", err
+	}
+	deb, err = only(filepath.Join(folder, "*.deb"))
+	return deb, read(folder, "lintian"), err
+}
+
+// builtPackage is built for a package made in the tree of that version.
+func builtPackage(kind string, version int, build func(tarball, folder string) error) (string, error) {
+	tree := "build-" + strconv.Itoa(version)
+	if treeName(tree) == "" {
+		return "", fmt.Errorf("building a package for systemd %d: %w", version, ErrNotSetUp)
+	}
+	tarball, err := Dist()
+	if err != nil {
+		return "", err
+	}
+	return built(kind+"-"+treeName(tree), func(folder string) error { return build(tarball, folder) })
 }
 
 // BuildDeb builds the Debian package of the suite with that version of systemd
 // from a tarball, with the suite's own tools, this machine's Go and no network,
-// and runs lintian. The files are left in folder. It returns [ErrNotSetUp] where
+// and runs lintian. The package is left in folder. It returns [ErrNotSetUp] where
 // test/setup has not made the tree to build in.
 func BuildDeb(version int, tarball, folder string) (deb, report string, err error) {
 	err = build(version, tarball, folder, `tar -xOf "$1" --wildcards '*/packaging/debian-build' >/tmp/build
-bash /tmp/build "$1" /srv "$2"
-cd /srv
-lintian --allow-root --fail-on error,warning *.changes >lintian`, suites[version])
+bash /tmp/build "$1" /tmp/deb "$2"
+cd /tmp/deb
+lintian --allow-root --fail-on error,warning *.changes >/srv/lintian
+mv *.deb /srv`, suites[version])
 	report = read(folder, "lintian")
 	if err != nil {
 		return "", report, fmt.Errorf("%w\n%s", err, report)
@@ -62,10 +94,11 @@ lintian --allow-root --fail-on error,warning *.changes >lintian`, suites[version
 	return deb, report, err
 }
 
-// BuildRPM builds the RPM package like BuildDeb, as two releases of which the
-// second is the newer one, with Debian's rpmbuild and Fedora's macros.
-func BuildRPM(version int, tarball, folder string) (packages [2]string, err error) {
-	err = build(version, tarball, folder, `tar -xOf "$1" --wildcards '*/packaging/rpm/bootseal.spec' >/tmp/bootseal.spec
+// RPM returns RPM packages like Deb, two releases of which the second is the newer
+// one, built with Debian's rpmbuild and Fedora's macros.
+func RPM(version int) (packages [2]string, err error) {
+	folder, err := builtPackage("rpm", version, func(tarball, folder string) error {
+		return build(version, tarball, folder, `tar -xOf "$1" --wildcards '*/packaging/rpm/bootseal.spec' >/tmp/bootseal.spec
 cat >/root/.rpmmacros <<'END'
 %_topdir /tmp/rpmbuild
 %_docdir_fmt %{NAME}
@@ -78,16 +111,18 @@ cat >/root/.rpmmacros <<'END'
 %tmpfiles_create() systemd-tmpfiles --create %{?*} >/dev/null 2>&1 || :
 END
 for release in .old .old.new; do rpmbuild -bb --nodeps --define="dist $release" /tmp/bootseal.spec; done`)
+	})
 	if err != nil {
 		return packages, err
 	}
 	return [2]string{filepath.Join(folder, "bootseal-1.old.rpm"), filepath.Join(folder, "bootseal-1.old.new.rpm")}, nil
 }
 
-// BuildArch builds the Arch Linux package like BuildRPM, with Debian's makepkg.
-func BuildArch(version int, tarball, folder string) (packages [2]string, err error) {
-	// makepkg refuses to be run by root, to whom all here belongs.
-	err = build(version, tarball, folder, `mkdir /tmp/arch
+// Arch returns Arch Linux packages like RPM, built with Debian's makepkg.
+func Arch(version int) (packages [2]string, err error) {
+	folder, err := builtPackage("arch", version, func(tarball, folder string) error {
+		// makepkg refuses to be run by root, to whom all here belongs.
+		return build(version, tarball, folder, `mkdir /tmp/arch
 cp "$1" /tmp/arch
 cd /tmp/arch
 tar -xf "$1" --wildcards --strip-components=3 '*/packaging/arch/*'
@@ -97,6 +132,7 @@ package() {
 }
 package 1 --cleanbuild
 package 2 --repackage # of what was built`)
+	})
 	if err != nil {
 		return packages, err
 	}

@@ -15,6 +15,12 @@ import (
 // keys among them.
 const firmware = "/usr/share/OVMF/"
 
+// The one tree that UEFI can start.
+const (
+	uefiVersion = 257
+	uefiTree    = "uefi-257"
+)
+
 // Boot loaders by the names that the one before looks for: the firmware for shim,
 // shim for GRUB, and Debian's GRUB for its configuration.
 const (
@@ -26,7 +32,7 @@ const (
 // NewUEFI makes a virtual machine with systemd 257 that UEFI firmware starts, with
 // Secure Boot on: it measures what it starts, shim, GRUB and Debian's kernel.
 func NewUEFI() (*VM, error) {
-	vm, err := newVM(257, "uefi-257")
+	vm, err := newVM(uefiVersion, uefiTree)
 	if err != nil {
 		return nil, err
 	}

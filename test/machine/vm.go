@@ -33,7 +33,12 @@ type VM struct {
 
 // NewVM makes a virtual machine with the given version of systemd and a new TPM.
 // It returns [ErrNotSetUp] where test/setup has not made what it needs.
-func NewVM(version int) (*VM, error) { return newVM(version, "vm-"+strconv.Itoa(version)) }
+func NewVM(version int) (*VM, error) {
+	if version == uefiVersion {
+		return newVM(version, uefiTree) // has all that is needed
+	}
+	return newVM(version, "vm-"+strconv.Itoa(version))
+}
 
 func newVM(version int, tree string) (*VM, error) {
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {

@@ -1,6 +1,9 @@
 package vm
 
-import "testing"
+import (
+	"regexp"
+	"testing"
+)
 
 // orderABRMD has the TCG's resource manager, which opens /dev/tpm0 and keeps it,
 // start before or after step-ca.
@@ -26,7 +29,10 @@ abrmd
 
 // company restarts step-ca next to everything else that may use the TPM.
 const company = abrmd + `
-restart() { systemctl restart step-ca.service; health; }
+# The unit may be started three times in thirty seconds: fast machines do that here.
+# How often systemd had to try belongs to each restart.
+restart() { systemctl reset-failed step-ca.service; systemctl restart "$@" step-ca.service; }
+tries() { health; property NRestarts; }
 # others TCTI... are programs that make keys in the TPM all the time, until alone.
 others() {
 	local tcti
@@ -39,11 +45,11 @@ section busy
 tpm2_createprimary --quiet --tcti=tabrmd --key-algorithm=hmac --attributes='sign|fixedtpm|fixedparent|sensitivedataorigin|userwithauth' --key-context=/root/hmac.ctx || exit
 sleep 1000 | tpm2_hmac --tcti=tabrmd --key-context=/root/hmac.ctx >/dev/null &
 others tabrmd device:/dev/tpmrm0 device:/dev/tpmrm0
-restart
+restart; tries
 abrmd
 alone
 section abrmd started later
-systemctl stop tpm2-abrmd.service; restart
+systemctl stop tpm2-abrmd.service; restart; tries
 pid=$(property MainPID)
 systemctl start tpm2-abrmd.service; abrmd
 health; [ "$(property MainPID)" = "$pid" ] || echo restarted
@@ -51,28 +57,31 @@ section open
 systemctl stop tpm2-abrmd.service
 exec 3<>/dev/tpm0
 tpm2_getrandom --tcti=device:/dev/tpm0 --hex 8 >/dev/null 2>&1 || echo busy
-restart
+restart; tries
 exec 3>&-
 section full
 while tpm2_createprimary --quiet --tcti=device:/dev/tpm0; do :; done 2>/dev/null
-systemctl restart --no-block step-ca.service
+restart --no-block
 for _ in $(seq 300); do
 	[ "$(property ActiveState)" != activating ] || break
 	sleep 0.1
 done
 tpm2_flushcontext --tcti=device:/dev/tpm0 --transient-object || exit
-health
-section restarts; property NRestarts
+tries
 `
 
 func inCompany(t *testing.T, version int, out map[string]string) {
 	t.Helper()
-	want(t, "tpm2-abrmd first", out["abrmd"], "first\n/dev/tpm0\nok")
-	want(t, "with a busy TPM", out["busy"], "ok\n/dev/tpm0\nok")
-	want(t, "tpm2-abrmd started later", out["abrmd started later"], "ok\n/dev/tpm0\nok\nok")
-	want(t, "with /dev/tpm0 open", out["open"], "busy\nok")
-	want(t, "with a full TPM", out["full"], "ok")
-	if version < 250 { // systemd itself does not wait
-		want(t, "restarts", out["restarts"], "0")
+	tries := "ok\n0"
+	if version >= 250 { // systemd itself does not wait
+		again := regexp.MustCompile(`ok\n\d+`)
+		for _, section := range []string{"busy", "full"} {
+			out[section] = again.ReplaceAllString(out[section], tries)
+		}
 	}
+	want(t, "tpm2-abrmd first", out["abrmd"], "first\n/dev/tpm0\nok")
+	want(t, "with a busy TPM", out["busy"], tries+"\n/dev/tpm0\nok")
+	want(t, "tpm2-abrmd started later", out["abrmd started later"], tries+"\n/dev/tpm0\nok\nok")
+	want(t, "with /dev/tpm0 open", out["open"], "busy\n"+tries)
+	want(t, "with a full TPM", out["full"], tries)
 }
