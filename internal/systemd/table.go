@@ -98,10 +98,10 @@ var (
 		"247, 252, 257, 262")
 	CredentialsAsACL = fact(254, onward,
 		"gives a unit's user credentials of mode 0440 by an ACL, where they were the user's with 0400",
-		"257; from 254 on by report")
-	WaitsForExec = fact(254, onward,
+		"254, 257, and otherwise 252")
+	WaitsForExec = fact(255, onward,
 		"takes a service with credentials and without a Type= for Type=exec",
-		"252, 257, 262")
+		"257, 262, and without it 252 and 254; not 255 and 256")
 	OpensForeign = fact(255, onward,
 		"opens what was encrypted to the TPM from elsewhere, from its public key",
 		"257, 262")

@@ -75,13 +75,6 @@ func New(t *testing.T, version int, below ...string) *machine.Machine {
 	return Keep(t, m, err)
 }
 
-// Clone makes a copy of a container, which is closed before it.
-func Clone(t *testing.T, m *machine.Machine) *machine.Machine {
-	t.Helper()
-	c, err := m.Clone()
-	return Keep(t, c, err)
-}
-
 // Boot runs a script on the machine and returns its output by sections. A script
 // that fails ends the test.
 func Boot(t *testing.T, m Machine, script string) map[string]string {
@@ -107,14 +100,6 @@ func Write(t *testing.T, m Machine, path, content string, mode os.FileMode) {
 	}
 }
 
-// Remove removes a file of the machine.
-func Remove(t *testing.T, m Machine, path string) {
-	t.Helper()
-	if err := os.Remove(m.Path(path)); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // Want compares what was got with what is wanted.
 func Want(t *testing.T, what, got, want string) {
 	t.Helper()
@@ -129,17 +114,6 @@ func WantContains(t *testing.T, what, got string, words ...string) {
 	for _, word := range words {
 		if !strings.Contains(got, word) {
 			t.Errorf("%s: no %q in:\n%s", what, word, got)
-		}
-	}
-}
-
-// WantDelivered makes sure that the files that hold step-ca's secret while it runs,
-// as "plaintext" prints them, are those in which it is to find it.
-func WantDelivered(t *testing.T, files string) {
-	t.Helper()
-	for _, file := range strings.Fields(files) {
-		if !strings.HasPrefix(file, "/run/credentials/step-ca.service/") && !strings.HasPrefix(file, "/run/bootseal/step-ca.service/") {
-			t.Errorf("plaintext in %s while the unit runs", file)
 		}
 	}
 }
