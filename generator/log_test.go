@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 )
 
@@ -36,7 +37,7 @@ func TestKernelRecords(t *testing.T) {
 // The journal gets one datagram for each record, with one field on a line.
 func TestJournalEntries(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "socket")
-	if err := sendJournal(socket, levelError, "text"); err == nil {
+	if err := sendJournal(socket, levelError, "text", 0); err == nil {
 		t.Error("sent to nobody")
 	}
 	journal, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
@@ -44,7 +45,7 @@ func TestJournalEntries(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer journal.Close()
-	if err := sendJournal(socket, levelNotice, "/etc/bootseal/a.service.toml: bad=\u00e4"); err != nil {
+	if err := sendJournal(socket, levelNotice, "/etc/bootseal/a.service.toml: bad=\u00e4", 0); err != nil {
 		t.Fatal(err)
 	}
 	buffer := make([]byte, 4096)
@@ -52,5 +53,40 @@ func TestJournalEntries(t *testing.T) {
 	const want = "PRIORITY=5\nSYSLOG_IDENTIFIER=bootseal-generator\nMESSAGE=/etc/bootseal/a.service.toml: bad=\u00e4\n"
 	if got := string(buffer[:n]); err != nil || got != want {
 		t.Errorf("%q, %v; want %q", got, err, want)
+	}
+}
+
+// A journal that is busy gets its records later; one that hangs is given up.
+func TestBusyJournal(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "socket")
+	journal, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer journal.Close()
+	sent := 0
+	for ; err == nil && sent < 100000; sent++ {
+		err = sendJournal(socket, levelError, "text", 0)
+	}
+	if err == nil {
+		t.Fatal("the journal takes everything: nothing is tried")
+	}
+	if err := sendJournal(socket, levelError, "text", time.Millisecond); err == nil {
+		t.Error("sent to a journal that hangs")
+	}
+	done := make(chan error)
+	go func() { done <- sendJournal(socket, levelError, "the last", time.Hour) }()
+	buffer := make([]byte, 4096)
+	for {
+		n, err := journal.Read(buffer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(buffer[:n]), "the last") {
+			break
+		}
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

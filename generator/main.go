@@ -2,7 +2,7 @@
 // writes the drop-ins that give services their sealed credentials.
 //
 // PID 1 waits for it at every boot and reload, so it is kept light: it links no package
-// for the network, for command lines or for ciphers.
+// for the network or for command lines, and no cipher.
 package main
 
 import (

@@ -232,5 +232,5 @@ func cause(err error) error {
 }
 
 // randomName is of 16 characters. It has to be free, which O_EXCL makes sure of, not
-// secret: the folder is one where only its owner may write.
+// secret: who guesses it and makes such a file first only keeps ours from being made.
 func randomName() string { return fmt.Sprintf("%016x", rand.Uint64()) }

@@ -84,7 +84,9 @@ func Verb() *cli.Verb {
 		defer c.Close()
 		return c.run(args, format.Format)
 	}
-	return options.Bind(v, options.Dialect{}, device, signature, format)
+	options.Bind(v, options.Dialect{}, device, signature, format)
+	v.Ask = nil // an answer would be taken for the verdict
+	return v
 }
 
 // run looks for all that would keep a covered unit from starting, or makes its

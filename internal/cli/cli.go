@@ -53,29 +53,22 @@ func NewFlags(verb string) *pflag.FlagSet {
 	return f
 }
 
-// Hide keeps options out of the help: they are accepted, as they are elsewhere.
-func Hide(f *pflag.FlagSet, names ...string) {
-	for _, name := range names {
-		f.Lookup(name).Hidden = true
-	}
-}
-
-// Refuse gives a verb options of others that it does not take, to say why.
+// Refuse gives a verb options of others that it does not take, to say why. A name with
+// one letter is written "p/pretty".
 func Refuse(f *pflag.FlagSet, why string, names ...string) {
 	for _, name := range names {
-		letter := ""
-		if len(name) == 1 {
-			letter = name
+		letter, long, both := strings.Cut(name, "/")
+		if !both {
+			letter, long = "", name
 		}
-		f.VarP(refused{why}, name, letter, "")
-		flag := f.Lookup(name)
-		flag.NoOptDefVal, flag.Hidden = " ", true
+		f.AddFlag(&pflag.Flag{Name: long, Shorthand: letter, Value: refused{errors.New(why)}, NoOptDefVal: noArgument, Hidden: true})
 	}
 }
 
-type refused struct{ why string }
+// refused is an option of another verb, and why it is none of this one.
+type refused struct{ error }
 
-func (r refused) Set(string) error { return errors.New(r.why) }
+func (r refused) Set(string) error { return r }
 func (r refused) String() string   { return "" }
 func (r refused) Type() string     { return "" }
 
@@ -121,7 +114,7 @@ func (p *Program) Run(args []string) error {
 	version := any.Bool("version", false, "")
 	for _, v := range p.Verbs() {
 		v.Flags.VisitAll(func(flag *pflag.Flag) {
-			if any.Lookup(flag.Name) == nil {
+			if _, not := flag.Value.(refused); !not && any.Lookup(flag.Name) == nil {
 				any.AddFlag(&pflag.Flag{Name: flag.Name, Shorthand: flag.Shorthand, Value: ignored{}, NoOptDefVal: flag.NoOptDefVal})
 			}
 		})
@@ -138,8 +131,7 @@ func (p *Program) Run(args []string) error {
 	case *help:
 		return p.Help(os.Stdout)
 	case *version:
-		_, err := io.WriteString(os.Stdout, p.Version+"\n")
-		return err
+		return p.printVersion()
 	case len(rest) > 0 && rest[0] == "help":
 		return p.help(rest[1:])
 	case len(rest) == 0:
@@ -159,6 +151,11 @@ func (p *Program) Run(args []string) error {
 	if err != nil && v.Failed != nil {
 		err = v.Failed(err)
 	}
+	return err
+}
+
+func (p *Program) printVersion() error {
+	_, err := io.WriteString(os.Stdout, p.Version+"\n")
 	return err
 }
 
@@ -202,12 +199,19 @@ func (p *Program) run(v *Verb, args []string) error {
 		}
 		return v.Run(args)
 	}
+	version := v.Flags.Bool("version", false, "")
+	v.Flags.Lookup("version").Hidden = true
 	strict(v.Flags)
+	var not refused
 	switch err := v.Flags.Parse(args); {
 	case errors.Is(err, pflag.ErrHelp):
 		return WriteHelp(os.Stdout, p.Name, v)
+	case errors.As(err, &not):
+		return report.Usagef("%s: %w", v.Name, not.error)
 	case err != nil:
 		return report.Usagef("%s: %w", v.Name, err)
+	case *version:
+		return p.printVersion()
 	}
 	if v.Ask != nil {
 		if answered, err := v.Ask(); answered || err != nil {

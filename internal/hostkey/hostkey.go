@@ -144,7 +144,7 @@ func hostKeyID(id [16]byte) (derived [hostKeyIDSize]byte) {
 	mac := hmac.New(sha256.New, id[:])
 	mac.Write(application)
 	copy(derived[:], mac.Sum(nil))
-	// systemd.Version 4, variant 1 of RFC 4122.
+	// Version 4, variant 1 of RFC 4122.
 	derived[6] = derived[6]&0x0F | 0x40
 	derived[8] = derived[8]&0x3F | 0x80
 	return derived

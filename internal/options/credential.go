@@ -135,8 +135,10 @@ func (o *At) Define(f *pflag.FlagSet) {
 	f.StringVar(&o.text, "timestamp", "now", "The `TIME` of encryption, or at which not-after is checked when decrypting (now)")
 }
 
-func (o *At) Check(*pflag.FlagSet, Dialect) (err error) {
-	if o.Time, err = timestamp.Parse(o.text, time.Now()); err != nil {
+func (o *At) Check(*pflag.FlagSet, Dialect) error { return o.parse(time.Now()) }
+
+func (o *At) parse(now time.Time) (err error) {
+	if o.Time, err = timestamp.Parse(o.text, now); err != nil {
 		return report.Usagef("--timestamp=%s: %w", o.text, err)
 	}
 	return nil
@@ -153,7 +155,7 @@ func (o *NotAfter) Define(f *pflag.FlagSet) {
 	f.StringVar(&o.Text, "not-after", "", "The `TIME` at which it expires")
 }
 
-func (o *NotAfter) Check(f *pflag.FlagSet, _ Dialect) error {
+func (o *NotAfter) parse(f *pflag.FlagSet, now time.Time) error {
 	o.Usec = encryption.Infinity
 	if o.Given = f.Changed("not-after"); !o.Given {
 		return nil
@@ -161,7 +163,7 @@ func (o *NotAfter) Check(f *pflag.FlagSet, _ Dialect) error {
 	if o.Text == "" {
 		return report.Usagef("--not-after=: %w; leave the option out for a credential that does not expire", timestamp.ErrSyntax)
 	}
-	end, err := timestamp.Parse(o.Text, time.Now())
+	end, err := timestamp.Parse(o.Text, now)
 	if err != nil {
 		return report.Usagef("--not-after=%s: %w", o.Text, err)
 	}
@@ -180,11 +182,12 @@ func (o *Times) Define(f *pflag.FlagSet) {
 	o.NotAfter.Define(f)
 }
 
-func (o *Times) Check(f *pflag.FlagSet, d Dialect) error {
-	if err := o.At.Check(f, d); err != nil {
+func (o *Times) Check(f *pflag.FlagSet, _ Dialect) error {
+	now := time.Now() // one and the same for both
+	if err := o.At.parse(now); err != nil {
 		return err
 	}
-	return o.NotAfter.Check(f, d)
+	return o.NotAfter.parse(f, now)
 }
 
 // Plaintext is a secret with the times.
@@ -254,7 +257,8 @@ func (o *Successor) Define(f *pflag.FlagSet) {
 	o.Signature.Define(f)
 	o.Times.Define(f)
 	o.Compat.Define(f)
-	cli.Refuse(f, "key, PCRs and name are the policy's", "name", "with-key", "H", "T", "tpm2-pcrs", "tpm2-public-key", "tpm2-public-key-pcrs", "user", "uid", "pretty", "unit", "allow-null")
+	cli.Refuse(f, "key, PCRs and name are the policy's", "name", "with-key", "H/H", "T/T", "tpm2-pcrs", "tpm2-public-key", "tpm2-public-key-pcrs", "user", "uid", "p/pretty", "unit")
+	cli.Refuse(f, "whether the null key is accepted is the policy's, as key = \"null\"", "allow-null")
 }
 
 func (o *Successor) Check(f *pflag.FlagSet, d Dialect) error {

@@ -3,6 +3,7 @@
 package report
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -44,7 +45,8 @@ func Error(err error) { fmt.Fprintf(os.Stderr, "%s: %v\n", Program, err) }
 // Failure says what went wrong and what to do next, and returns the exit status for
 // it.
 func Failure(err error) int {
-	if status, ok := err.(Status); ok {
+	var status Status
+	if errors.As(err, &status) {
 		return int(status)
 	}
 	Error(err)
@@ -58,7 +60,8 @@ func Failure(err error) int {
 // Plainly says what went wrong as systemd's programs do: without a hint, and every
 // status is 1 that no verb has chosen.
 func Plainly(err error) int {
-	if status, ok := err.(Status); ok {
+	var status Status
+	if errors.As(err, &status) {
 		return int(status)
 	}
 	Error(err)
