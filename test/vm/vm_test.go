@@ -175,6 +175,7 @@ func healthy(t *testing.T, when string, out map[string]string) {
 }
 
 func TestReboot(t *testing.T) {
+	t.Parallel()
 	for _, version := range machine.Sample(t, machine.VMVersions, 247, 257) {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
