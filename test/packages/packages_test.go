@@ -4,7 +4,6 @@ package packages
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,32 +11,13 @@ import (
 	"testing"
 
 	"github.com/bootseal/bootseal/test/machine"
+	"github.com/bootseal/bootseal/test/story"
 )
-
-const password = "correct horse battery staple"
-
-func want(t *testing.T, what, got, want string) {
-	t.Helper()
-	if got != want {
-		t.Errorf("%s: got %q, want %q", what, got, want)
-	}
-}
-
-// must ends the test at an error.
-func must(t *testing.T, err error) {
-	t.Helper()
-	if errors.Is(err, machine.ErrNotSetUp) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 func read(t *testing.T, file string) []byte {
 	t.Helper()
 	content, err := os.ReadFile(file)
-	must(t, err)
+	story.Must(t, err)
 	return content
 }
 
@@ -54,15 +34,13 @@ func TestDebian(t *testing.T) {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
 			file, report, err := machine.Deb(version)
-			must(t, err) // lintian's errors and warnings are among them
+			story.Must(t, err) // lintian's errors and warnings are among them
 			t.Log(report)
 			deb := read(t, file)
 			t.Run("comes and goes", func(t *testing.T) {
 				t.Parallel()
-				m, err := machine.New(version)
-				must(t, err)
-				closeAfter(t, m)
-				must(t, m.Write("/root/new", string(deb), 0o644))
+				m := story.New(t, version)
+				story.Must(t, m.Write("/root/new", string(deb), 0o644))
 				const older = `set -e
 dpkg-deb --raw-extract "$1"/new "$1"/tree
 sed -i 's/^Version: .*/Version: 0.0.1/' "$1"/tree/DEBIAN/control
@@ -85,11 +63,11 @@ func TestSameBytes(t *testing.T) {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
 			first, _, err := machine.Deb(version)
-			must(t, err)
+			story.Must(t, err)
 			tarball, err := machine.Dist()
-			must(t, err)
+			story.Must(t, err)
 			second, _, err := machine.BuildDeb(version, tarball, t.TempDir())
-			must(t, err)
+			story.Must(t, err)
 			if !bytes.Equal(read(t, first), read(t, second)) {
 				t.Error("a second build differs")
 			}
@@ -117,35 +95,25 @@ func TestOthers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			packages, err := c.build(version)
-			must(t, err)
-			m, err := machine.New(version, fmt.Sprint("build-", version))
-			must(t, err)
-			closeAfter(t, m)
+			story.Must(t, err)
+			m := story.New(t, version, fmt.Sprint("build-", version))
 			for path, content := range map[string]string{
 				"/root/old":                         string(read(t, packages[0])),
 				"/root/new":                         string(read(t, packages[1])),
 				"/etc/pacman.d/hooks/reload.hook":   fmt.Sprintf(hook, "usr/lib/systemd/system/*", "/bin/systemctl daemon-reload"),
 				"/etc/pacman.d/hooks/tmpfiles.hook": fmt.Sprintf(hook, "usr/lib/tmpfiles.d/*.conf", "/bin/systemd-tmpfiles --create"),
 			} {
-				must(t, m.Write(path, content, 0o644))
+				story.Must(t, m.Write(path, content, 0o644))
 			}
 			testLife(t, m, c.manager)
 		})
 	}
 }
 
-func closeAfter(t *testing.T, m *machine.Machine) {
-	t.Cleanup(func() {
-		if err := m.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
 // testLife installs the package /root/old, upgrades it to /root/new, removes and
 // purges it on a machine whose step-ca runs all the time.
 func testLife(t *testing.T, m *machine.Machine, with manager) {
-	must(t, m.InstallStepCA(password+"\n"))
+	story.Must(t, m.InstallStepCA(story.Password+"\n"))
 	r, err := m.Boot(machine.Health + machine.Script + `
 exec 2>&1
 unit() {
@@ -183,31 +151,31 @@ section unit after; mv /root/password.txt /etc/step-ca/; restart >/dev/null; uni
 section kept; ls /etc/bootseal /etc/credstore.encrypted
 section failed; systemctl --failed --no-legend
 `)
-	must(t, err)
+	story.Must(t, err)
 	if r.Status != 0 {
 		t.Fatalf("script: exit status %d\n%s", r.Status, r.Stdout)
 	}
 	out := machine.Sections(r.Stdout)
 	const dropIn = "/run/systemd/generator/step-ca.service.d/zz-bootseal.conf"
 	const mine = "/etc/bootseal"
-	want(t, "files before", out["files before"], "")
-	want(t, "install", out["install"], "0")
+	story.Want(t, "files before", out["files before"], "")
+	story.Want(t, "install", out["install"], "0")
 	checkFiles(t, out["files"], with.licenses)
-	want(t, "covered by a policy", out["covered"], "ok\n"+dropIn)
-	want(t, "upgrade", out["upgrade"], "0\nok")
-	want(t, "after the upgrade", out["upgraded"], "ok\n"+dropIn+"\nno")
-	want(t, "remove", out["remove"], "0\nok")
-	want(t, "install again", out["install again"], "0\nok")
-	want(t, "purge", out["purge"], "0\nok")
+	story.Want(t, "covered by a policy", out["covered"], "ok\n"+dropIn)
+	story.Want(t, "upgrade", out["upgrade"], "0\nok")
+	story.Want(t, "after the upgrade", out["upgraded"], "ok\n"+dropIn+"\nno")
+	story.Want(t, "remove", out["remove"], "0\nok")
+	story.Want(t, "install again", out["install again"], "0\nok")
+	story.Want(t, "purge", out["purge"], "0\nok")
 	for _, file := range strings.Fields(out["files of remove"]) {
 		if file != mine && !strings.HasPrefix(file, "/var/lib/dpkg/info/") {
 			t.Errorf("after remove there still is %s", file)
 		}
 	}
-	want(t, "files after", out["files after"], mine)
-	want(t, "unit after", out["unit after"], out["unit before"])
-	want(t, "what the administrator has made", out["kept"], "/etc/bootseal:\nstep-ca.service.toml\n\n/etc/credstore.encrypted:\nstep-ca")
-	want(t, "failed units", out["failed"], "")
+	story.Want(t, "files after", out["files after"], mine)
+	story.Want(t, "unit after", out["unit after"], out["unit before"])
+	story.Want(t, "what the administrator has made", out["kept"], "/etc/bootseal:\nstep-ca.service.toml\n\n/etc/credstore.encrypted:\nstep-ca")
+	story.Want(t, "failed units", out["failed"], "")
 }
 
 // checkFiles holds the list of a package's files against what it should bring.

@@ -3,6 +3,8 @@ package vm
 import (
 	"regexp"
 	"testing"
+
+	"github.com/bootseal/bootseal/test/story"
 )
 
 // orderABRMD has the TCG's resource manager, which opens /dev/tpm0 and keeps it,
@@ -79,9 +81,9 @@ func inCompany(t *testing.T, version int, out map[string]string) {
 			out[section] = again.ReplaceAllString(out[section], tries)
 		}
 	}
-	want(t, "tpm2-abrmd first", out["abrmd"], "first\n/dev/tpm0\nok")
-	want(t, "with a busy TPM", out["busy"], tries+"\n/dev/tpm0\nok")
-	want(t, "tpm2-abrmd started later", out["abrmd started later"], tries+"\n/dev/tpm0\nok\nok")
-	want(t, "with /dev/tpm0 open", out["open"], "busy\n"+tries)
-	want(t, "with a full TPM", out["full"], tries)
+	story.Want(t, "tpm2-abrmd first", out["abrmd"], "first\n/dev/tpm0\nok")
+	story.Want(t, "with a busy TPM", out["busy"], tries+"\n/dev/tpm0\nok")
+	story.Want(t, "tpm2-abrmd started later", out["abrmd started later"], tries+"\n/dev/tpm0\nok\nok")
+	story.Want(t, "with /dev/tpm0 open", out["open"], "busy\n"+tries)
+	story.Want(t, "with a full TPM", out["full"], tries)
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/bootseal/bootseal/test/machine"
+	"github.com/bootseal/bootseal/test/story"
 )
 
 // unsealable prints what an administrator sees of a step-ca that did not start.
@@ -64,7 +65,7 @@ section has-tpm2, systemd; systemd-analyze has-tpm2
 `+media+strings.Replace(seal, "pcrs = [7]", "pcrs = [7, 14]", 1)+report+`
 section check; bootseal check step-ca && echo ok
 `)
-	want(t, "has-tpm2", out["has-tpm2"], `yes
+	story.Want(t, "has-tpm2", out["has-tpm2"], `yes
 +firmware
 +driver
 +system
@@ -73,13 +74,13 @@ section check; bootseal check step-ca && echo ok
   +libtss2-esys.so.0
   +libtss2-rc.so.0
   +libtss2-mu.so.0`)
-	want(t, "has-tpm2 of systemd", out["has-tpm2, systemd"], out["has-tpm2"])
+	story.Want(t, "has-tpm2 of systemd", out["has-tpm2, systemd"], out["has-tpm2"])
 	const warning = "Credential secret file '/var/lib/systemd/credential.secret' is not located on encrypted media, using anyway."
-	wantContains(t, "setup of systemd on a plain disk", out["plain, systemd"], warning)
-	wantContains(t, "setup on a plain disk", out["plain"], warning)
+	story.WantContains(t, "setup of systemd on a plain disk", out["plain, systemd"], warning)
+	story.WantContains(t, "setup on a plain disk", out["plain"], warning)
 	const made = "4096 byte credentials host key set up."
-	want(t, "setup of systemd on an encrypted disk", out["encrypted, systemd"], made)
-	want(t, "setup on an encrypted disk", out["encrypted"], made)
+	story.Want(t, "setup of systemd on an encrypted disk", out["encrypted, systemd"], made)
+	story.Want(t, "setup on an encrypted disk", out["encrypted"], made)
 	wantRow(t, out["encrypted, check"], "host key medium", "ok", "located on encrypted media")
 	wantRow(t, out["check"], "host key medium", "note", "not located on encrypted media")
 	wantRow(t, out["check"], "secure boot", "ok", "on")
@@ -97,16 +98,16 @@ section check; bootseal check step-ca && echo ok
 	out = boot(t, vm, unsealable+again+"mv /root/kept step-ca\n")
 	moved(t, "without Secure Boot", out, "PCR 7")
 	wantRow(t, out["check"], "secure boot", "note", "off")
-	want(t, "sealed again without Secure Boot", out["sealed again"], "ok")
+	story.Want(t, "sealed again without Secure Boot", out["sealed again"], "ok")
 
 	if err := errors.Join(vm.SecureBoot(true), vm.EnrollMOK(certificate(t, "An owner of machines"))); err != nil {
 		t.Fatal(err)
 	}
 	out = boot(t, vm, "section mok; grep -ao 'An owner of machines' /sys/firmware/efi/efivars/MokListRT-*\n"+unsealable+again)
-	wantContains(t, "keys that shim passes on", out["mok"], "An owner of machines")
+	story.WantContains(t, "keys that shim passes on", out["mok"], "An owner of machines")
 	moved(t, "with a MOK", out, "PCR 14")
 	wantRow(t, out["check"], "secure boot", "ok", "on")
-	want(t, "sealed again with a MOK", out["sealed again"], "ok")
+	story.Want(t, "sealed again with a MOK", out["sealed again"], "ok")
 }
 
 // moved holds what unsealable has printed against a unit that did not start
@@ -115,7 +116,7 @@ func moved(t *testing.T, when string, out map[string]string, pcr string) {
 	t.Helper()
 	wantRefused(t, when, out)
 	words := "bound to PCRs 7, 14 of the sha256 bank, and since it was sealed another value is in " + pcr
-	wantContains(t, when+", systemctl status", out["status"], "/etc/credstore.encrypted/step-ca", words+";")
+	story.WantContains(t, when+", systemctl status", out["status"], "/etc/credstore.encrypted/step-ca", words+";")
 	wantRow(t, out["check"], "opens", "bad", words+" ")
 }
 

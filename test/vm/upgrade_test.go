@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/bootseal/bootseal/test/machine"
+	"github.com/bootseal/bootseal/test/story"
 )
 
 // TestUpgrade replaces the operating system by the next one, and goes back: the
@@ -29,8 +30,8 @@ dpkg -i /root/bootseal.deb >/dev/null || exit
 		vm = replace(t, vm, version)
 		out := boot(t, vm, bootStamps+report+blob+startStamps)
 		healthy(t, "replaced", out)
-		wantContains(t, "delivery", out["delivery"], delivery[version])
-		want(t, "blob", out["blob"], sealed)
+		story.WantContains(t, "delivery", out["delivery"], delivery[version])
+		story.Want(t, "blob", out["blob"], sealed)
 		shares[version] = generators(t, out)
 		plain[version], credential[version] = starts(t, out["plain"]), starts(t, out["sealed"])
 	}

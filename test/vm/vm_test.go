@@ -11,13 +11,14 @@ import (
 	"testing"
 
 	"github.com/bootseal/bootseal/test/machine"
+	"github.com/bootseal/bootseal/test/story"
 )
-
-const password = "correct horse battery staple"
 
 // slots has as many virtual machines run at once as there are processors for:
 // each computes most of the time.
 var slots = make(chan struct{}, 2)
+
+const password = story.Password
 
 const helpers = `patience=60
 export SYSTEMD_COLORS=0
@@ -137,22 +138,6 @@ func boot(t *testing.T, vm *machine.VM, script string) map[string]string {
 	return machine.Sections(r.Stdout)
 }
 
-func want(t *testing.T, what, got, want string) {
-	t.Helper()
-	if got != want {
-		t.Errorf("%s: got %q, want %q", what, got, want)
-	}
-}
-
-func wantContains(t *testing.T, what, got string, words ...string) {
-	t.Helper()
-	for _, word := range words {
-		if !strings.Contains(got, word) {
-			t.Errorf("%s: no %q in:\n%s", what, word, got)
-		}
-	}
-}
-
 // refused waits until systemd has given step-ca up, and prints in which state it is.
 // Where a try takes longer than ten seconds, it never gives up.
 const refused = `
@@ -176,10 +161,10 @@ func wantRefused(t *testing.T, when string, out map[string]string) {
 // healthy holds what report has printed against a service as it should be.
 func healthy(t *testing.T, when string, out map[string]string) {
 	t.Helper()
-	want(t, when+", health", out["health"], "ok")
-	want(t, when+", state", out["state"], "active\nsuccess\n0")
-	want(t, when+", sandbox", out["sandbox"], "yes\nclosed")
-	want(t, when+", drop-ins", out["drop-ins"], "/run/systemd/generator/step-ca.service.d/zz-bootseal.conf")
+	story.Want(t, when+", health", out["health"], "ok")
+	story.Want(t, when+", state", out["state"], "active\nsuccess\n0")
+	story.Want(t, when+", sandbox", out["sandbox"], "yes\nclosed")
+	story.Want(t, when+", drop-ins", out["drop-ins"], "/run/systemd/generator/step-ca.service.d/zz-bootseal.conf")
 	// What is below /run is where systemd itself keeps credentials, or a folder
 	// that only root can enter.
 	for _, file := range strings.Fields(out["plaintext"]) {
@@ -190,6 +175,7 @@ func healthy(t *testing.T, when string, out map[string]string) {
 }
 
 func TestReboot(t *testing.T) {
+	t.Parallel()
 	for _, version := range machine.Sample(t, machine.VMVersions, 247, 257) {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()
@@ -198,9 +184,9 @@ func TestReboot(t *testing.T) {
 section before; health
 section install; dpkg -i /root/bootseal.deb >/dev/null && echo ok
 `+seal+report+orderABRMD("Before"))
-			want(t, "with the plaintext", out["before"], "ok")
-			want(t, "installing the package", out["install"], "ok")
-			want(t, "with the sealed password", out["sealed"], "ok")
+			story.Want(t, "with the plaintext", out["before"], "ok")
+			story.Want(t, "installing the package", out["install"], "ok")
+			story.Want(t, "with the sealed password", out["sealed"], "ok")
 			healthy(t, "sealed", out)
 
 			const disable = "systemctl disable --quiet tpm2-abrmd.service\n"
@@ -217,7 +203,7 @@ section install; dpkg -i /root/bootseal.deb >/dev/null && echo ok
 				}
 				out = boot(t, vm, report+abrmd+disable)
 				healthy(t, "second reboot", out)
-				want(t, "tpm2-abrmd last", out["abrmd"], "last\n/dev/tpm0\nok")
+				story.Want(t, "tpm2-abrmd last", out["abrmd"], "last\n/dev/tpm0\nok")
 				vm.Command = ""
 			} else {
 				t.Log("skipped: a boot with tpm2-abrmd last: test/run --all")
@@ -232,7 +218,7 @@ section status; systemctl status --lines=0 --full step-ca
 section log; journalctl --boot --unit=step-ca.service --output=cat
 `)
 			wantRefused(t, "with another TPM", out)
-			wantContains(t, "systemctl status with another TPM", out["status"], "/etc/credstore.encrypted/step-ca", "another TPM")
+			story.WantContains(t, "systemctl status with another TPM", out["status"], "/etc/credstore.encrypted/step-ca", "another TPM")
 		})
 	}
 }
