@@ -24,9 +24,6 @@ func fact(from, until int, what, tried string) Fact {
 	return f
 }
 
-// Table lists what is known, in the order of versions.
-func Table() []Fact { return table }
-
 // onward is the end of what still holds.
 const onward = 0
 

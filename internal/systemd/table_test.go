@@ -12,7 +12,7 @@ func TestTable(t *testing.T) {
 	seen := map[string]bool{}
 	last := 0
 	tried := regexp.MustCompile(`\b2[3-9][0-9]\b|source`)
-	for _, f := range Table() {
+	for _, f := range table {
 		if f.From < last {
 			t.Errorf("%d comes after %d: %s", f.From, last, f.What)
 		}
@@ -50,7 +50,7 @@ func TestManual(t *testing.T) {
 	}
 	var want strings.Builder
 	want.WriteString("[[ *systemd*\n:[ *what it does*\n")
-	for _, f := range Table() {
+	for _, f := range table {
 		versions := fmt.Sprintf("%d to %d", f.From, f.Until)
 		switch f.Until {
 		case onward:
