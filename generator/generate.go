@@ -71,6 +71,8 @@ func generate(dir root.Dir, normal string, log *logger) bool {
 		}
 		for i, o := range putAll(out, files, planner, err) {
 			switch err := o.plan.Err; {
+			case err == nil && o.plan.Unseen != nil:
+				log.print(levelNotice, o.plan.Unseen.Error())
 			case err == nil:
 			case errors.Is(err, units.ErrMasked), errors.Is(err, units.ErrNotFound):
 				log.print(levelNotice, err.Error())

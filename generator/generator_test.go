@@ -28,10 +28,10 @@ var versions = map[int]string{
 	247: "+PAM +AUDIT +SELINUX +IMA +APPARMOR +SMACK +SYSVINIT +UTMP +LIBCRYPTSETUP +GCRYPT +GNUTLS +ACL +XZ +LZ4 +ZSTD +SECCOMP +BLKID +ELFUTILS +KMOD +IDN2 -IDN +PCRE2 default-hierarchy=unified",
 	// 249.11-0ubuntu3
 	249: "+PAM +AUDIT +SELINUX +APPARMOR +IMA +SMACK +SECCOMP +GCRYPT +GNUTLS +OPENSSL +ACL +BLKID +CURL +ELFUTILS +FIDO2 +IDN2 -IDN +IPTC +KMOD +LIBCRYPTSETUP +LIBFDISK +PCRE2 -PWQUALITY -P11KIT -QRENCODE +BZIP2 +LZ4 +XZ +ZLIB +ZSTD -XKBCOMMON +UTMP +SYSVINIT default-hierarchy=unified",
-	// SUSE brought "+TPM2" back to 250; others have no such word there, though they can
-	// use a TPM as well, 250.4-1 of Debian and 250.5-1-arch for instance.
-	// 250.4+suse.54
-	250: "+PAM +AUDIT +SELINUX +APPARMOR -IMA -SMACK +SECCOMP +GCRYPT +GNUTLS +OPENSSL +ACL +BLKID +CURL +ELFUTILS +FIDO2 +IDN2 -IDN +IPTC +KMOD +LIBCRYPTSETUP +LIBFDISK +PCRE2 +PWQUALITY +P11KIT +QRENCODE +TPM2 +BZIP2 +LZ4 +XZ +ZLIB +ZSTD -BPF_FRAMEWORK -XKBCOMMON +UTMP +SYSVINIT default-hierarchy=unified",
+	// 250.4+suse.54, without its "+TPM2": SUSE brought that back, others have no such word
+	// there, though they can use a TPM as well, 250.4-1 of Debian and 250.5-1-arch for
+	// instance.
+	250: "+PAM +AUDIT +SELINUX +APPARMOR -IMA -SMACK +SECCOMP +GCRYPT +GNUTLS +OPENSSL +ACL +BLKID +CURL +ELFUTILS +FIDO2 +IDN2 -IDN +IPTC +KMOD +LIBCRYPTSETUP +LIBFDISK +PCRE2 +PWQUALITY +P11KIT +QRENCODE +BZIP2 +LZ4 +XZ +ZLIB +ZSTD -BPF_FRAMEWORK -XKBCOMMON +UTMP +SYSVINIT default-hierarchy=unified",
 	// 251.6-2-arch
 	251: "+PAM +AUDIT -SELINUX -APPARMOR -IMA +SMACK +SECCOMP +GCRYPT +GNUTLS +OPENSSL +ACL +BLKID +CURL +ELFUTILS +FIDO2 +IDN2 -IDN +IPTC +KMOD +LIBCRYPTSETUP +LIBFDISK +PCRE2 -PWQUALITY +P11KIT -QRENCODE +TPM2 +BZIP2 +LZ4 +XZ +ZLIB +ZSTD -BPF_FRAMEWORK +XKBCOMMON +UTMP -SYSVINIT default-hierarchy=unified",
 	// Debian 12
@@ -104,13 +104,13 @@ func installSystemd(t testing.TB, dir string, version int, lacks string) {
 	t.Helper()
 	const folder = "/usr/lib/x86_64-linux-gnu/"
 	library := fmt.Sprintf("libsystemd-shared-%d.so", version)
-	features := versions[version]
+	constants := versions[version] + "\x00" + systemd.TPM2LibraryNames[0] + "\x00"
 	if strings.Contains(lacks, "TPM2") {
-		features = strings.Replace(features, "+TPM2", "-TPM2", 1)
+		constants = strings.Replace(versions[version], "+TPM2", "-TPM2", 1)
 	}
 	files := map[string][]byte{
 		"/proc/1/exe":                 systemdtest.Program(elf.EM_X86_64, "/usr/lib/systemd", "", library),
-		"/usr/lib/systemd/" + library: systemdtest.Program(elf.EM_X86_64, "", features),
+		"/usr/lib/systemd/" + library: systemdtest.Program(elf.EM_X86_64, "", constants),
 	}
 	for _, name := range systemd.TPM2LibraryNames {
 		if !strings.Contains(lacks, name) {

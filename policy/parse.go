@@ -75,6 +75,18 @@ func (t table) word(key string, known ...string) (string, error) {
 	return s, nil
 }
 
+func (t table) boolean(key string, byDefault bool) (bool, error) {
+	value, ok := t.values[key]
+	if !ok {
+		return byDefault, nil
+	}
+	b, ok := value.(bool)
+	if !ok {
+		return false, t.errorf(key, "expected true or false, found %s", kind(value))
+	}
+	return b, nil
+}
+
 func (t table) absolute(key string) (string, error) {
 	s, err := t.str(key)
 	if err != nil || s == "" {
@@ -107,14 +119,21 @@ func parse(text []byte) (*Policy, error) {
 		return nil, err
 	}
 	top := table{values: values}
-	if err := top.only("credential", "delivery", "seal"); err != nil {
+	if err := top.only("credential", "delivery", "private-mounts", "seal"); err != nil {
 		return nil, err
 	}
 	delivery, err := top.word("delivery", string(Auto), string(Native), string(Prestart), string(Socket))
 	if err != nil {
 		return nil, err
 	}
-	p := &Policy{Delivery: Delivery(delivery)}
+	private, err := top.boolean("private-mounts", true)
+	if err != nil {
+		return nil, err
+	}
+	p := &Policy{Delivery: Delivery(delivery), SharedMounts: !private}
+	if p.SharedMounts && p.Delivery == Prestart {
+		return nil, top.errorf("private-mounts", "delivery = %q shows a unit its credentials by a mount of its own; expected private-mounts = true, or another delivery", Prestart)
+	}
 	if p.Seal, err = parseSeal(top); err != nil {
 		return nil, err
 	}
@@ -233,7 +252,7 @@ func parseCredential(t table) (Credential, error) {
 	switch {
 	case c.Environment == "":
 	case !validVariable(c.Environment):
-		return c, t.errorf("environment", "%q is no name of a variable; expected letters, digits and _, as in PGPASSFILE", c.Environment)
+		return c, t.errorf("environment", "%q is no name of a variable; expected letters, digits and _, as in TOKEN_FILE", c.Environment)
 	case c.Environment == "CREDENTIALS_DIRECTORY":
 		return c, t.errorf("environment", "%s is the folder of all credentials; expected another variable", c.Environment)
 	}

@@ -42,11 +42,14 @@ const (
 
 // Policy is one policy file, validated.
 type Policy struct {
-	Path        string // of the file, below the root it was read from
-	Unit        string // the unit the file is named after
-	Delivery    Delivery
-	Credentials []Credential // at least one
-	Seal        Seal
+	Path     string // of the file, below the root it was read from
+	Unit     string // the unit the file is named after
+	Delivery Delivery
+	// SharedMounts is private-mounts = false: what the unit mounts is to be seen outside
+	// of it.
+	SharedMounts bool
+	Credentials  []Credential // at least one
+	Seal         Seal
 }
 
 // Credential is one [[credential]] of a policy.
@@ -68,6 +71,9 @@ func (p *Policy) Text() ([]byte, error) {
 		}
 	}
 	key("delivery", string(p.Delivery), string(Auto))
+	if p.SharedMounts {
+		b.WriteString("private-mounts = false\n")
+	}
 	for _, c := range p.Credentials {
 		if b.Len() > 0 {
 			b.WriteByte('\n')

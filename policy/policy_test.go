@@ -101,7 +101,7 @@ func TestRefuses(t *testing.T) {
 		"delivery = 3\n" + one:                                          "delivery: expected a string, found the number 3",
 		"delivery = \"fast\"\n" + one:                                   `delivery: "fast" is not known; expected one of auto, native, prestart, socket`,
 		"Delivery = \"auto\"\n" + one:                                   `Delivery: unknown key; it is written "delivery"`,
-		"unit = \"a.service\"\n" + one:                                  "unit: unknown key; expected one of credential, delivery, seal",
+		"unit = \"a.service\"\n" + one:                                  "unit: unknown key; expected one of credential, delivery, private-mounts, seal",
 		"x y":                                                           "line 1: expected '.' or '='",
 		"delivery = \"auto\"\ndelivery = \"auto\"\n":                    "line 2: Key 'delivery' has already been defined",
 		"# nothing\n":                                                   "no [[credential]] in it; to mask",

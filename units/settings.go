@@ -56,6 +56,45 @@ func (u *Unit) NotifyAccess() string {
 	})
 }
 
+// Notifies tells whether the unit's main process has a socket for sd_notify(3) by what
+// the unit itself says.
+func (u *Unit) Notifies() bool {
+	access := u.NotifyAccess()
+	kind := u.lastOf("Service", "Type", func(value string) bool {
+		return slices.Contains([]string{"simple", "exec", "forking", "oneshot", "dbus", "notify", "notify-reload", "idle"}, value)
+	})
+	isSet := func(name string) bool { return strings.Trim(u.Last("Service", name), "0") != "" }
+	return access != "" && access != "none" || strings.HasPrefix(kind, "notify") || isSet("WatchdogSec") || isSet("FileDescriptorStoreMax")
+}
+
+// Sets tells whether the unit's Environment= sets a variable.
+func (u *Unit) Sets(variable string) bool {
+	return slices.ContainsFunc(u.List("Service", "Environment"), func(s Setting) bool { return strings.Contains(s.Value, variable+"=") })
+}
+
+// SharesMounts returns the setting by which the unit itself wants to have no mounts of
+// its own, or nil.
+func (u *Unit) SharesMounts() *Setting {
+	private, flags := u.lastSetting("PrivateMounts"), u.lastSetting("MountFlags")
+	switch {
+	case private != nil && IsFalse(private.Value):
+		return private
+	case flags != nil && flags.Value == "shared":
+		return flags
+	}
+	return nil
+}
+
+// lastSetting is the last of that name, or nil.
+func (u *Unit) lastSetting(name string) *Setting {
+	for _, s := range slices.Backward(u.settings) {
+		if s.Section == "Service" && s.Name == name {
+			return &s
+		}
+	}
+	return nil
+}
+
 func (u *Unit) devicePolicy() string {
 	return u.lastOf("Service", "DevicePolicy", func(value string) bool {
 		return slices.Contains([]string{"auto", "closed", "strict"}, value)

@@ -205,19 +205,38 @@ func (t *Tree) Load(name string) (*Unit, error) {
 	case err != nil:
 		return nil, err
 	}
+	if err := t.readDropIns(u); err != nil {
+		return nil, err
+	}
+	return u, nil
+}
+
+// Unseen reads the drop-ins of a unit without a file here: another generator may make
+// that, at the same time. It fails with ErrNotFound where a file of that name leads
+// nowhere.
+func (t *Tree) Unseen(name string) (*Unit, error) {
+	id, file := t.id(name)
+	if file != "" {
+		return nil, fmt.Errorf("%s: %w: %s leads nowhere", name, ErrNotFound, file)
+	}
+	u := &Unit{Name: id}
+	return u, t.readDropIns(u)
+}
+
+func (t *Tree) readDropIns(u *Unit) error {
 	dropIns, err := t.dropIns(u.Name)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, file := range dropIns {
 		u.DropIns = append(u.DropIns, file)
 		// systemd applies what it understood of a malformed drop-in, and goes on
 		// without one that is not there.
 		if err := t.read(u, file); err != nil && !errors.Is(err, ErrSyntax) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, root.ErrNotRegular) {
-			return nil, err
+			return err
 		}
 	}
-	return u, nil
+	return nil
 }
 
 // Installed fails with ErrNotFound or ErrMasked where no unit file of that name, of

@@ -56,11 +56,17 @@ func (c *checking) unit(file policy.File) {
 func (c *checking) installed(file policy.File, p *policy.Policy, add func(string, verdict, string, string)) *units.Unit {
 	u, err := c.planner.Load(file.Unit)
 	switch {
+	case errors.Is(err, units.ErrNotFound):
+		made := contract.MadeBy("/", file.Unit)
+		if made == "" {
+			add("unit", bad, err.Error(), "rm "+file.Path)
+			return nil
+		}
+		add("unit", good, made+", which another generator made", "")
+		c.delivered(file, p, add)
+		return nil
 	case errors.Is(err, units.ErrMasked):
 		add("unit", bad, err.Error(), "systemctl unmask "+file.Unit)
-		return nil
-	case errors.Is(err, units.ErrNotFound):
-		add("unit", bad, err.Error(), "rm "+file.Path)
 		return nil
 	case err != nil:
 		add("unit", badOrUnknown(err), err.Error(), "systemd-analyze verify "+file.Unit)
@@ -93,6 +99,9 @@ func (c *checking) delivered(file policy.File, p *policy.Policy, add func(string
 		add("delivery", bad, plan.Err.Error(), "bootseal preview "+file.Unit)
 	default:
 		add("delivery", good, fmt.Sprintf("%s: %s", plan.Delivery, plan.Why), "")
+	}
+	for _, text := range plan.Notes {
+		add("unit", note, text, "")
 	}
 	if plan.Delivery == policy.Socket {
 		c.needs.hostMade = true

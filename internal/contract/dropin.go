@@ -44,6 +44,20 @@ func Settled(dir root.Dir) []string {
 	return all
 }
 
+// MadeBy is the unit file that another generator made for a unit, or for the template
+// that it is an instance of; "" if there is none, systemd.generator(7).
+func MadeBy(dir root.Dir, unit string) string {
+	prefix, _, _ := strings.Cut(unit, "@")
+	for _, folder := range []string{Generated + ".early", Generated, Generated + ".late"} {
+		for _, name := range []string{unit, prefix + "@.service"} {
+			if _, err := dir.ReadFile(path.Join(folder, name), maxDropIn); err == nil {
+				return path.Join(folder, name)
+			}
+		}
+	}
+	return ""
+}
+
 // Answer is what systemd expects to read from the socket.
 type Answer int
 
@@ -52,6 +66,12 @@ const (
 	PlainAnswer                // the secret itself, LoadCredential=
 	SealedAnswer               // the secret sealed to the host key, LoadCredentialEncrypted=
 )
+
+// HidesNotifySocket tells whether the unit's commands are not told where systemd
+// listens, though it takes what they say.
+func (d DropIn) HidesNotifySocket() bool {
+	return strings.Contains(string(d), "\nUnsetEnvironment="+NotifySocket+"\n")
+}
 
 // Answer tells what the unit has systemd ask the server for, or load from a file.
 func (d DropIn) Answer() Answer {

@@ -11,6 +11,7 @@ import (
 const (
 	Unseal  = "unseal"  // ExecStartPre=: put the plaintexts there
 	Cleanup = "cleanup" // ExecStopPost=: take them away again
+	Verify  = "verify"  // ExecStartPre=: keep the unit from starting without its credentials
 	Explain = "explain" // ExecStopPost=: say why systemd could not open a credential
 	Refuse  = "refuse"  // ExecStartPre=: keep the unit from starting, and say why
 )
@@ -34,6 +35,12 @@ func UnsealCommand(user string, allowNull bool, credentials []string) string {
 
 // CleanupCommand is the value of an ExecStopPost=, with all privileges.
 func CleanupCommand() string { return "+" + HelperPath + " " + Cleanup + theUnit }
+
+// VerifyCommand is the value of an ExecStartPre=, with all privileges. Its credentials
+// are those of [UnsealCommand].
+func VerifyCommand(credentials []string) string {
+	return "+" + HelperPath + " " + Verify + theUnit + " " + strings.Join(credentials, " ")
+}
 
 // ExplainCommand is the value of an ExecStopPost= that may fail, with all privileges.
 // Its credentials are those of [UnsealCommand].

@@ -67,9 +67,8 @@ func renderBlocked(source string, u *units.Unit, p *policy.Policy, reason string
 		d.set("ExecCondition", "")
 	}
 	if u != nil {
-		// In a root directory of its own there is no helper to say why.
-		for _, name := range []string{"RootDirectory", "RootImage", "TemporaryFileSystem", "InaccessiblePaths", "NoExecPaths"} {
-			if u.Last("Service", name) != "" {
+		for _, name := range unspawnable {
+			if len(u.List("Service", name)) > 0 {
 				d.set(name, "")
 			}
 		}
@@ -82,8 +81,13 @@ func renderBlocked(source string, u *units.Unit, p *policy.Policy, reason string
 	d.set("SuccessExitStatus", "")
 	d.set("RestartForceExitStatus", "")
 	d.set("Restart", "no")
-	return d.text(source, u)
+	return d.text(source)
 }
+
+// unspawnable are settings that can keep even the helper, which says why the unit is
+// blocked, from running: what they name may be missing, or hide it.
+var unspawnable = []string{"RootDirectory", "RootImage", "TemporaryFileSystem", "InaccessiblePaths", "NoExecPaths",
+	"InaccessibleDirectories", "LoadCredential", "LoadCredentialEncrypted", "SetCredential", "SetCredentialEncrypted", "ImportCredential"}
 
 // oneLine makes text fit for a line of a unit file or of the kernel log.
 func oneLine(text string) string {

@@ -11,10 +11,10 @@ import (
 	"github.com/bootseal/bootseal/policy"
 )
 
-// choose follows the generations of systemd and what the blobs ask for. It
-// says why it is this one.
-func (pl *Planner) choose(p *policy.Policy) (_ policy.Delivery, why string, err error) {
-	fits := policy.Prestart
+// choose follows the generations of systemd, what the blobs ask for, and which of the
+// unit's commands may need them. It says why it is this one.
+func (pl *Planner) choose(o *order) (_ policy.Delivery, why string, err error) {
+	p, fits := o.policy, policy.Prestart
 	why = fmt.Sprintf("systemd %d cannot open encrypted credentials, which takes %d", pl.version, systemd.EncryptedCredentials.From)
 	var socketOnly error // why systemd itself cannot open the blobs
 	switch {
@@ -39,8 +39,15 @@ func (pl *Planner) choose(p *policy.Policy) (_ policy.Delivery, why string, err 
 		}
 	}
 	switch {
-	case p.Delivery == policy.Auto || p.Delivery == fits:
+	case p.Delivery == policy.Auto:
+		if s := o.unserved(); s != nil && o.hookable() == nil {
+			return policy.Prestart, fmt.Sprintf("systemd %d gives no credentials of its own to the unit's %s=", pl.version, s.Name), nil
+		}
 		return fits, why, nil
+	case p.Delivery == fits:
+		return fits, why, nil
+	case p.Delivery == policy.Prestart && systemd.PrestartHooks.In(pl.version):
+		return policy.Prestart, "the policy says so", nil
 	case p.Delivery == policy.Socket && systemd.LoadsCredentials.In(pl.version):
 		return policy.Socket, "the policy says so", nil
 	case p.Delivery == policy.Native && socketOnly != nil:

@@ -112,19 +112,19 @@ func undoes(after []units.Setting, u *units.Unit, p *policy.Policy, text string)
 			// An empty one of either kind resets both.
 			undone = (set("LoadCredential") || set("LoadCredentialEncrypted")) && (s.Value == "" || isCredential(u, s, p))
 		case "SetCredential", "SetCredentialEncrypted":
-			undone = s.Value != "" && (set("TemporaryFileSystem") || isCredential(u, s, p))
-		case "ExecStart":
-			undone = set("ExecStart")
+			undone = s.Value != "" && isCredential(u, s, p)
+		case "ExecStart", "ExecStartPost", "ExecReload", "ExecStop":
+			undone = set(s.Name)
 		case "ExecStartPre", "ExecStopPost", "TemporaryFileSystem", "DeviceAllow":
 			undone = s.Value == "" && set(s.Name)
+		case "UnsetEnvironment":
+			undone = s.Value == "" && set(s.Name) || sets(s.Value, "")
 		case "BindPaths", "BindReadOnlyPaths":
 			undone = s.Value == "" && set("BindReadOnlyPaths")
 		case "Environment":
 			undone = set("Environment") && s.Value == "" || sets(s.Value, "=")
-		case "UnsetEnvironment":
-			undone = sets(s.Value, "")
 		case "PrivateMounts":
-			undone = units.IsFalse(s.Value) || s.Value == ""
+			undone = set("PrivateMounts") && (units.IsFalse(s.Value) || s.Value == "")
 		default:
 			undone = (strings.HasPrefix(s.Name, "Condition") || strings.HasPrefix(s.Name, "Assert")) && u.Needs(s, p.Replaced())
 		}
@@ -145,16 +145,17 @@ func isCredential(u *units.Unit, s units.Setting, p *policy.Policy) bool {
 // onlyOurs takes away what the unit itself says of the policy's credentials, which
 // systemd would use for a blob that is missing, and of the variable that names
 // their folder, which goes before systemd's.
-func (d *dropIn) onlyOurs(u *units.Unit, p *policy.Policy, folder string) {
+func (d *dropIn) onlyOurs(o *order) {
+	u := o.unit
 	own := u.List("Service", "SetCredential", "SetCredentialEncrypted")
-	rest := slices.DeleteFunc(slices.Clone(own), func(s units.Setting) bool { return isCredential(u, s, p) })
+	rest := slices.DeleteFunc(slices.Clone(own), func(s units.Setting) bool { return isCredential(u, s, o.policy) })
 	if len(rest) < len(own) {
 		d.set("SetCredential", "")
 		for _, s := range rest {
 			d.set(s.Name, s.Value)
 		}
 	}
-	if slices.ContainsFunc(u.List("Service", "Environment"), func(s units.Setting) bool { return strings.Contains(s.Value, directory+"=") }) {
-		d.set("Environment", directory+"="+folder)
+	if d.folder != o.systemds() || u.Sets(directory) {
+		d.set("Environment", directory+"="+d.folder)
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 // dropIn collects the lines of a drop-in.
 type dropIn struct {
+	folder        string // of the credentials, as a unit file has it
 	unit, service []string
 }
 
@@ -21,14 +22,10 @@ func (d *dropIn) set(name, value string) {
 	d.service = append(d.service, name+"="+value)
 }
 
-// text is the whole file, made from the policy source for u, which may be nil.
-func (d *dropIn) text(source string, u *units.Unit) string {
-	lines := []string{contract.Heading, "[Unit]"}
-	if u == nil || u.Last("Unit", "SourcePath") == "" {
-		lines = append(lines, "SourcePath="+units.EscapeSpecifiers(source))
-	} else {
-		lines = append(lines, "# From "+source)
-	}
+// text is the whole file, made from the policy source. That is no SourcePath=, which
+// "systemctl status" would show in place of the unit's own file.
+func (d *dropIn) text(source string) string {
+	lines := []string{contract.Heading + "# from " + source, "", "[Unit]"}
 	lines = append(lines, d.unit...)
 	lines = append(append(lines, "", "[Service]"), d.service...)
 	return strings.Join(lines, "\n") + "\n"
@@ -40,6 +37,7 @@ type order struct {
 	unit    *units.Unit // without the drop-ins that apply after ours
 	whole   *units.Unit // with them
 	version int         // of systemd
+	unseen  bool        // another generator makes the unit: nothing is known of its own settings
 }
 
 // renderers are the ways to put a policy into force. Each is to be read from top to
@@ -92,13 +90,45 @@ func (o *order) begin(folder string) (d *dropIn, commands []string, err error) {
 	if err := settable(o.unit, variables(o.policy)); err != nil {
 		return nil, nil, err
 	}
-	if len(o.unit.List("Service", "ExecStart")) == 0 {
+	if len(o.unit.List("Service", "ExecStart")) == 0 && !o.unseen {
 		return nil, nil, errors.New("the unit has no ExecStart=, so nothing could use a credential")
 	}
-	d = &dropIn{}
+	d = &dropIn{folder: folder}
 	d.checks(o.unit, o.policy.Replaced())
+	d.mounts(o.policy)
+	if o.policy.SharedMounts {
+		return d, commands, nil
+	}
+	if s := o.unit.SharesMounts(); s != nil {
+		return nil, nil, fmt.Errorf("%s:%d: %s=%s has the host see what the unit mounts, which the policy would end; expected private-mounts = false in the policy", s.File, s.Line, s.Name, s.Value)
+	}
 	d.set("PrivateMounts", "true")
 	return d, commands, nil
+}
+
+// end finishes a drop-in of a unit for which systemd opens the credentials.
+func (d *dropIn) end(o *order, commands []string) (string, error) {
+	d.environment(o.policy)
+	d.late(o)
+	if err := d.guard(o); err != nil {
+		return "", err
+	}
+	d.explain(o)
+	d.commands(commands)
+	if !systemd.AllowsTPM.In(o.version) {
+		d.allowTPM(o.whole)
+	}
+	d.notify(o)
+	return d.text(o.policy.Path), nil
+}
+
+// mounts has what the credentials are sealed in mounted before the unit starts.
+func (d *dropIn) mounts(p *policy.Policy) {
+	var words []string
+	for _, c := range p.Credentials {
+		words = append(words, units.Quote(units.EscapeSpecifiers(c.Source)))
+	}
+	d.unit = append(d.unit, "RequiresMountsFor="+strings.Join(words, " "))
 }
 
 // checks writes the Condition…= and Assert…= settings of u again, as if files
@@ -154,10 +184,10 @@ func setOptions(u *units.Unit, options []units.Option) ([]string, error) {
 }
 
 // environment points the variables that the policy names at their credentials.
-func (d *dropIn) environment(p *policy.Policy, folder string) {
+func (d *dropIn) environment(p *policy.Policy) {
 	for _, c := range p.Credentials {
 		if c.Environment != "" {
-			d.set("Environment", c.Environment+"="+folder+"/"+c.Name)
+			d.set("Environment", c.Environment+"="+d.folder+"/"+c.Name)
 		}
 	}
 }
@@ -186,9 +216,16 @@ func (d *dropIn) allowTPM(u *units.Unit) {
 	}
 }
 
-// notify lets the helper say in "systemctl status" why the unit did not start.
-func (d *dropIn) notify(u *units.Unit) {
-	if access := u.NotifyAccess(); access != "all" && access != "exec" {
-		d.set("NotifyAccess", "exec")
+// notify lets the helper say in "systemctl status" why the unit did not start. A
+// service that has no socket for sd_notify(3) gets none by that: some behave differently
+// where there is one. The helper knows where it is.
+func (d *dropIn) notify(o *order) {
+	u := o.whole
+	if access := u.NotifyAccess(); o.unseen || access == "all" || access == "exec" || u.Sets(contract.NotifySocket) {
+		return
+	}
+	d.set("NotifyAccess", "exec")
+	if !u.Notifies() {
+		d.set("UnsetEnvironment", contract.NotifySocket)
 	}
 }

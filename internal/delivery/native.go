@@ -1,32 +1,25 @@
 package delivery
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/bootseal/bootseal/internal/systemd"
 	"github.com/bootseal/bootseal/units"
 )
 
-// natively is $CREDENTIALS_DIRECTORY where systemd makes it, as a unit file has it.
-//
-// systemd.CredentialsSpecifier says that 250 does not know %d yet; so far the drop-ins
-// have it there, too.
-const natively = "%d"
-
 // native has systemd open the credentials itself, systemd.exec(5).
 func native(o *order) (string, error) {
-	d, commands, err := o.begin(natively)
+	d, commands, err := o.begin(o.folder())
 	if err != nil {
 		return "", err
 	}
-	d.onlyOurs(o.unit, o.policy, natively)
+	d.onlyOurs(o)
 	for _, c := range o.policy.Credentials {
+		if systemd.UnquotesSources.In(o.version) && strings.ContainsAny(c.Source, " \\") {
+			return "", fmt.Errorf(`source %s has a blank or backslash, and systemd %d would open another file; expected one without, or delivery = "socket"`, c.Source, o.version)
+		}
 		d.set("LoadCredentialEncrypted", c.Name+":"+units.EscapeSpecifiers(c.Source))
 	}
-	d.environment(o.policy, natively)
-	d.explain(o)
-	d.commands(commands)
-	if !systemd.AllowsTPM.In(o.version) {
-		d.allowTPM(o.whole)
-	}
-	d.notify(o.unit)
-	return d.text(o.policy.Path, o.unit), nil
+	return d.end(o, commands)
 }

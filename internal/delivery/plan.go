@@ -9,6 +9,7 @@
 package delivery
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -34,6 +35,10 @@ type Plan struct {
 	DropIns  []DropIn
 	Delivery policy.Delivery // as chosen; empty where there is none
 	Why      string          // what the choice follows from; empty where there is none
+	// Notes are worth knowing, though nothing is wrong.
+	Notes []string
+	// Unseen says that the unit has no file, nor a generator that is known to make it.
+	Unseen error
 	// Err says why the unit is blocked: the drop-ins then keep it from
 	// starting. units.ErrNotFound and units.ErrMasked are among the reasons.
 	Err error
@@ -128,6 +133,9 @@ func (pl *Planner) Plan(file policy.File) Plan {
 func (pl *Planner) PlanPolicy(p *policy.Policy) Plan {
 	file := policy.File{Unit: p.Unit, Path: p.Path}
 	u, err := pl.tree.Load(file.Unit)
+	if errors.Is(err, units.ErrNotFound) {
+		u, err = pl.unseen(p, err)
+	}
 	switch {
 	case err == nil && u.Name != file.Unit:
 		return blocked(file, u, p, fmt.Errorf("%s: %s is an alias of %s; name the policy after that", p.Path, file.Unit, u.Name))
@@ -142,22 +150,33 @@ func (pl *Planner) PlanPolicy(p *policy.Policy) Plan {
 }
 
 func (pl *Planner) apply(p *policy.Policy, u *units.Unit) (Plan, error) {
-	delivery, why, err := pl.choose(p)
+	before, after := u.Around(contract.DropInName)
+	o := &order{policy: p, unit: before, whole: u, version: pl.version, unseen: u.Fragment == ""}
+	delivery, why, err := pl.choose(o)
 	if err != nil {
 		return Plan{}, err
 	}
 	if err := replaced(u); err != nil {
 		return Plan{}, err
 	}
-	before, after := u.Around(contract.DropInName)
-	text, err := renderers[delivery](&order{policy: p, unit: before, whole: u, version: pl.version})
+	if err := o.reaches(delivery); err != nil {
+		return Plan{}, err
+	}
+	if err := pl.shown(o, delivery); err != nil {
+		return Plan{}, err
+	}
+	text, err := renderers[delivery](o)
 	if err != nil {
 		return Plan{}, err
 	}
 	if err := pl.filesSet(p, u); err != nil {
 		return Plan{}, err
 	}
-	return Plan{DropIns: []DropIn{{p.Unit, contract.DropInName, text}}, Delivery: delivery, Why: why}, undoes(after, u, p, text)
+	plan := Plan{DropIns: []DropIn{{p.Unit, contract.DropInName, text}}, Delivery: delivery, Why: why, Notes: o.notes(delivery)}
+	if o.unseen && pl.maker(p.Unit) == "" {
+		plan.Unseen = fmt.Errorf("%s: %s: %w; the policy is for one that another generator makes", p.Path, p.Unit, units.ErrNotFound)
+	}
+	return plan, undoes(after, u, p, text)
 }
 
 // Siblings returns drop-ins for units that have no policy but share the prefix

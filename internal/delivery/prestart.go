@@ -26,6 +26,9 @@ func prestart(o *order) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if o.policy.SharedMounts {
+		return "", errors.New("private-mounts = false: the hook shows the unit its credentials by a mount of its own" + o.instead())
+	}
 	if err := o.hookable(); err != nil {
 		return "", err
 	}
@@ -47,20 +50,17 @@ func prestart(o *order) (string, error) {
 		}
 	}
 	d.set("ExecStopPost", contract.CleanupCommand())
-	d.environment(o.policy, folder)
+	d.environment(o.policy)
 	d.commands(commands)
 	d.allowTPM(o.whole)
-	d.notify(o.unit)
-	return d.text(o.policy.Path, o.unit), nil
+	d.notify(o)
+	return d.text(o.policy.Path), nil
 }
 
 // hookable refuses units in which the hook cannot run, or whose start does not depend
 // on it.
 func (o *order) hookable() error {
-	instead := ""
-	if systemd.LoadsCredentials.In(o.version) && !o.failsHook() {
-		instead = `; delivery = "socket" works`
-	}
+	instead := o.instead()
 	switch {
 	case o.rooted():
 		return errors.New("the unit has a root directory of its own, in which the hook cannot run" + instead)
@@ -68,12 +68,23 @@ func (o *order) hookable() error {
 		return errors.New("the unit has a TemporaryFileSystem= in place of /, in which the hook cannot run" + instead)
 	}
 	if status := o.whole.TakesForSuccess(contract.HookStatus); status != "" {
+		if status == systemd.ExitCredentials || status == "CREDENTIALS" {
+			instead = ""
+		}
 		return fmt.Errorf("the unit has SuccessExitStatus=%s, by which it would start although the hook has failed%s", status, instead)
 	}
-	if o.own("LoadCredential", "SetCredential") {
+	if systemd.LoadsCredentials.In(o.version) && o.own("LoadCredential", "SetCredential") {
 		return fmt.Errorf("the unit has a LoadCredential= or SetCredential= of its own, which systemd %d cannot combine with the hook%s", o.version, instead)
 	}
 	return nil
+}
+
+// instead is the end of a refusal of the hook: what works in its place.
+func (o *order) instead() string {
+	if systemd.LoadsCredentials.In(o.version) && !o.failsHook() {
+		return `; delivery = "socket" works`
+	}
+	return ""
 }
 
 // hidesAll tells whether a TemporaryFileSystem= stands in place of /.

@@ -15,23 +15,20 @@ const maxPeerNames = 108 - 1 - 16 - len("/unit//")
 // socket has systemd read the credentials from bootseal serve, which opens what this
 // systemd cannot.
 func socket(o *order) (string, error) {
-	folder, load := natively, "LoadCredentialEncrypted"
-	if !systemd.EncryptedCredentials.In(o.version) {
-		folder = "/run/credentials/%n"
-	}
+	load := "LoadCredentialEncrypted"
 	// The answer is sealed with the host key where systemd can open that, so that it
 	// never takes one that was cut off for the secret.
 	if !systemd.SealedAnswers.In(o.version) {
 		load = "LoadCredential"
 	}
-	d, commands, err := o.begin(folder)
+	d, commands, err := o.begin(o.folder())
 	if err != nil {
 		return "", err
 	}
 	if o.failsHook() {
 		return "", fmt.Errorf(`the unit has an ExecCondition= or ExecStartPre= of its own, which systemd %d cannot combine with delivery = "socket"; expected "prestart" or "auto"`, o.version)
 	}
-	d.onlyOurs(o.unit, o.policy, folder)
+	d.onlyOurs(o)
 	// Only wanted: without the socket the credential cannot be loaded, and a running
 	// unit needs it no more.
 	d.unit = append(d.unit, "Wants=bootseal.socket", "After=bootseal.socket")
@@ -41,10 +38,5 @@ func socket(o *order) (string, error) {
 		}
 		d.set(load, c.Name+":"+contract.SocketPath)
 	}
-	d.environment(o.policy, folder)
-	d.explain(o)
-	d.commands(commands)
-	d.allowTPM(o.whole)
-	d.notify(o.unit)
-	return d.text(o.policy.Path, o.unit), nil
+	return d.end(o, commands)
 }

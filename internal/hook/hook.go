@@ -1,4 +1,4 @@
-// Package hook is what units run: unseal and cleanup, refuse, and explain. They work
+// Package hook is what units run: unseal and cleanup, verify and explain, refuse. They work
 // in the mount namespace of PID 1, and say what goes wrong in the unit's status line.
 // They refuse credentials that are weaker than the unit's policy demands, and speak
 // neither to systemd nor to the network.
@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/bootseal/bootseal/internal/cli"
@@ -27,7 +28,7 @@ var ErrBlocked = failure.Blocked.New("blocked", "remove the cause, then run \"sy
 
 // Verbs are those that only unit files use.
 func Verbs() []*cli.Verb {
-	return []*cli.Verb{unseal(), cleanup(), explain(), refuse()}
+	return []*cli.Verb{unseal(), cleanup(), verify(), explain(), refuse()}
 }
 
 // unseal is the ExecStartPre= hook.
@@ -42,7 +43,7 @@ func unseal() *cli.Verb {
 	device := v.Flags.String("tpm2-device", "", "The TPM to use: `DEVICE` as in bootseal(1)")
 	allowNull := v.Flags.Bool("allow-null", false, "Accept credentials that are sealed with the null key")
 	v.Run = func(args []string) error {
-		return inHost(func() error { return unsealFor(*unit, *owner, *device, *allowNull, args) })
+		return inHost(*unit, func() error { return unsealFor(*unit, *owner, *device, *allowNull, args) })
 	}
 	return v
 }
@@ -89,7 +90,7 @@ func cleanup() *cli.Verb {
 	}
 	unit := v.Flags.String("unit", "", "The `UNIT` that got the credentials, %n in a unit file")
 	v.Run = func([]string) error {
-		return inHost(func() error {
+		return inHost(*unit, func() error {
 			if err := policy.CheckUnit(*unit); err != nil {
 				return fmt.Errorf("--unit=%s: %w", *unit, err)
 			}
@@ -97,6 +98,46 @@ func cleanup() *cli.Verb {
 		})
 	}
 	return v
+}
+
+// verify is the ExecStartPre= hook of units that systemd would start without a
+// credential: it would take the failure to open one for a success of ExecStart=. From 252
+// on it has opened them all before it can run this.
+func verify() *cli.Verb {
+	v := &cli.Verb{
+		Name: contract.Verify, Forms: cli.Takes("NAME[:PATH]...", "Keep a unit from starting without its credentials"), InUnits: true,
+		Details: "In ExecStartPre=+ of a unit.",
+		Flags:   cli.NewFlags(contract.Verify), Most: cli.Unlimited,
+	}
+	unit := v.Flags.String("unit", "", "The `UNIT` that gets the credentials, %n in a unit file")
+	v.Run = func(args []string) error {
+		if theirs(args) {
+			return nil
+		}
+		return inHost(*unit, func() error {
+			all, err := readAll(args)
+			if err != nil {
+				return err
+			}
+			if err := enforce("/", *unit, all); err != nil {
+				return err
+			}
+			opened, err := sealing.ForBootingUnit(sealing.NullByMachine).Open(all)
+			sealing.Wipe(opened)
+			return err
+		})
+	}
+	return v
+}
+
+// theirs tells whether systemd has opened the credentials for this process.
+func theirs(args []string) bool {
+	folder := os.Getenv("CREDENTIALS_DIRECTORY")
+	return folder != "" && !slices.ContainsFunc(args, func(arg string) bool {
+		name, _, _ := contract.CutCredential(arg)
+		_, err := os.Stat(filepath.Join(folder, name))
+		return err != nil
+	})
 }
 
 // explain is the ExecStopPost= hook of units whose credentials systemd itself
@@ -108,7 +149,7 @@ func explain() *cli.Verb {
 		Details: "In ExecStopPost=+ of a unit.",
 		Flags:   cli.NewFlags(contract.Explain), Most: cli.Unlimited,
 	}
-	v.Flags.String("unit", "", "The `UNIT` that did not start, %n in a unit file")
+	unit := v.Flags.String("unit", "", "The `UNIT` that did not start, %n in a unit file")
 	v.Run = func(args []string) error {
 		status := os.Getenv("EXIT_STATUS")
 		// Of an ExecStartPre= or ExecCondition= systemd only tells that it has failed.
@@ -116,7 +157,7 @@ func explain() *cli.Verb {
 		if status != systemd.ExitCredentials && !before {
 			return nil
 		}
-		return inHost(func() error {
+		return inHost(*unit, func() error {
 			all, err := readAll(args)
 			if err != nil {
 				return err
@@ -142,7 +183,7 @@ func refuse() *cli.Verb {
 		Details: "In ExecStartPre=+ of a unit.",
 		Flags:   cli.NewFlags(contract.Refuse),
 		Run: func(args []string) error {
-			return said(fmt.Errorf("%w: %s", ErrBlocked, strings.Join(args, " ")))
+			return said("", fmt.Errorf("%w: %s", ErrBlocked, strings.Join(args, " ")))
 		},
 	}
 }

@@ -4,19 +4,22 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
+	"github.com/bootseal/bootseal/internal/contract"
 	"github.com/bootseal/bootseal/internal/failure"
+	"github.com/bootseal/bootseal/policy"
 )
 
-// inHost runs a hook in the mount namespace of PID 1, and says there what goes
+// inHost runs a hook of unit in the mount namespace of PID 1, and says there what goes
 // wrong. A command of a unit, with full privileges or not, has a namespace of its
 // own, which ends with the command and in which the unit may hide any file. Only
 // do itself is in the host's: goroutines that it starts must not open files.
-func inHost(do func() error) error {
+func inHost(unit string, do func() error) error {
 	result := make(chan error)
 	go func() {
 		// Never unlocked: the thread is of no more use to the others.
@@ -25,7 +28,7 @@ func inHost(do func() error) error {
 		if err == nil {
 			err = do()
 		}
-		result <- said(err)
+		result <- said(unit, err)
 	}()
 	return <-result
 }
@@ -63,11 +66,23 @@ func enterHost() error {
 
 // said puts an error, and what to do about it, into the unit's status line, which
 // outlives the journal's lines when the unit is restarted a few times.
-func said(err error) error {
+func said(unit string, err error) error {
 	if err == nil {
 		return nil
+	}
+	if os.Getenv(contract.NotifySocket) == "" && listened(unit) {
+		_ = os.Setenv(contract.NotifySocket, contract.NotifyPath)
 	}
 	// Outside of a unit there is no status line; standard error is left.
 	_, _ = daemon.SdNotify(false, "STATUS="+strings.ReplaceAll(failure.WithHint(err), "\n", " "))
 	return err
+}
+
+// listened tells whether systemd takes what a hook of the unit says, though it does not
+// tell the unit's commands where.
+func listened(unit string) bool {
+	return slices.ContainsFunc([]string{unit, policy.Template(unit)}, func(name string) bool {
+		d, err := contract.ReadDropIn("/", name, contract.DropInName)
+		return err == nil && d.HidesNotifySocket()
+	})
 }

@@ -72,6 +72,9 @@ func preview(names []string, dir root.Dir, version string) error {
 		case plan.Delivery != "":
 			why = fmt.Sprintf("Delivery: %s, since %s.", plan.Delivery, plan.Why)
 		}
+		for _, text := range plan.Notes {
+			report.Warn("%s: %s", file.Unit, text)
+		}
 		show(plan.DropIns, why)
 	}
 	if len(names) == 0 {

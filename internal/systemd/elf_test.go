@@ -86,7 +86,7 @@ func TestELF32(t *testing.T) {
 	if library, err := sharedLibrary(image); library != "libsystemd-shared-247.so" || err != nil {
 		t.Errorf("%q, %v", library, err)
 	}
-	if yes, err := feature(image, "TPM2"); !yes || err != nil {
+	if yes, err := mentions(image, "+TPM2 "); !yes || err != nil {
 		t.Errorf("TPM2: %v, %v", yes, err)
 	}
 }

@@ -43,19 +43,27 @@ func Version(dir root.Dir) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("finding out the version of systemd: %s: %w", name, err)
 	}
+	if version := number(library); version > 0 {
+		return version, nil
+	}
+	return 0, fmt.Errorf("finding out the version of systemd: %s: no number in the library name %q", name, library)
+}
+
+// number is the version in the name of a libsystemd-shared library, 0 without one.
+func number(library string) int {
 	digits := strings.TrimPrefix(library, sharedPrefix)
 	if end := strings.IndexFunc(digits, func(r rune) bool { return r < '0' || r > '9' }); end >= 0 {
 		digits = digits[:end]
 	}
-	version, err := strconv.Atoi(digits)
-	if err != nil {
-		return 0, fmt.Errorf("finding out the version of systemd: %s: no number in the library name %q", name, library)
+	if version, err := strconv.Atoi(digits); err == nil {
+		return version
 	}
-	return version, nil
+	return 0
 }
 
 // BuiltWithTPM2 tells whether systemd was built with TPM2 support, from the list
-// of features that "systemctl --version" shows. It is about the systemd that
+// of features that "systemctl --version" shows, or, where that has no word about it,
+// from the library of tpm2-tss that it would load. It is about the systemd that
 // runs, or the installed one if PID 1 is another program or out of reach. It
 // reads the library's constants without running it: about a millisecond.
 func BuiltWithTPM2(dir root.Dir) (bool, error) {
@@ -82,17 +90,22 @@ func BuiltWithTPM2(dir root.Dir) (bool, error) {
 			return false, fmt.Errorf("finding out the features of systemd: %w", err)
 		}
 		defer lib.Close()
-		return feature(lib.image, "TPM2")
+		built, err := mentions(lib.image, "+TPM2 ")
+		if err == nil && !built && !NamesTPM2.In(number(library)) {
+			built, err = mentions(lib.image, TPM2LibraryNames[0])
+		}
+		return built, err
 	}
 	return false, fmt.Errorf("finding out the features of systemd: %s: %w", library, fs.ErrNotExist)
 }
 
-func feature(lib *image, name string) (bool, error) {
+// mentions tells whether a text is among the library's constants.
+func mentions(lib *image, text string) (bool, error) {
 	constants, ok := lib.section(".rodata")
 	if !ok || constants.kind == typeNoBits || constants.size > maxRodata || constants.offset > 1<<62 {
 		return false, errors.New("finding out the features of systemd: no usable .rodata section in its library")
 	}
-	word := []byte("+" + name + " ")
+	word := []byte(text)
 	// In pieces, each with the end of the one before, to touch little memory.
 	const piece = 32 << 10
 	buffer := make([]byte, len(word)-1+piece)
@@ -106,7 +119,6 @@ func feature(lib *image, name string) (bool, error) {
 		switch err {
 		case nil:
 		case io.EOF, io.ErrUnexpectedEOF:
-			// Systemd older than 248 has no such feature.
 			return false, nil
 		default:
 			return false, fmt.Errorf("finding out the features of systemd: %w", err)

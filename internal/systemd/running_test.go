@@ -84,7 +84,7 @@ func TestVersionRefuses(t *testing.T) {
 
 func TestBuiltWithTPM2(t *testing.T) {
 	const lib = "libsystemd-shared-257.so"
-	exe := systemd(lib)
+	exe, old := systemd(lib), systemd("libsystemd-shared-250.so")
 	with := string(systemdtest.Program(elf.EM_X86_64, "", "x\x00+PAM +TPM2 +BZIP2\x00"))
 	without := string(systemdtest.Program(elf.EM_X86_64, "", "x\x00+PAM -TPM2 +BZIP2\x00"))
 	for name, c := range map[string]struct {
@@ -94,9 +94,15 @@ func TestBuiltWithTPM2(t *testing.T) {
 		"with":                  {map[string]string{"/usr/lib/systemd/" + lib: with}, true},
 		"without":               {map[string]string{"/usr/lib/systemd/" + lib: without}, false},
 		"before the /usr merge": {map[string]string{"/lib/systemd/" + lib: with}, true},
-		"before 248":            {map[string]string{"/usr/lib/systemd/" + lib: exe}, false},
+		"says nothing":          {map[string]string{"/usr/lib/systemd/" + lib: exe}, false},
+		// That has no word for it in its list of features, built with TPM2 or not.
+		"250 with":    {map[string]string{"/proc/1/exe": old, "/usr/lib/systemd/libsystemd-shared-250.so": string(systemdtest.Program(elf.EM_X86_64, "", "+PAM +BZIP2\x00libtss2-esys.so.0\x00"))}, true},
+		"250 without": {map[string]string{"/proc/1/exe": old, "/usr/lib/systemd/libsystemd-shared-250.so": string(systemdtest.Program(elf.EM_X86_64, "", "+PAM +BZIP2\x00"))}, false},
+		"250 of SUSE": {map[string]string{"/proc/1/exe": old, "/usr/lib/systemd/libsystemd-shared-250.so": with}, true},
 	} {
-		c.files["/proc/1/exe"] = exe
+		if c.files["/proc/1/exe"] == "" {
+			c.files["/proc/1/exe"] = exe
+		}
 		got, err := BuiltWithTPM2(roottest.Tree(t, c.files))
 		if got != c.want || err != nil {
 			t.Errorf("%s: %v, %v; want %v", name, got, err, c.want)
@@ -171,7 +177,7 @@ func FuzzSystemd(f *testing.F) {
 		if library, err := sharedLibrary(file); err == nil && !strings.HasPrefix(library, sharedPrefix) {
 			t.Errorf("library %q", library)
 		}
-		if yes, err := feature(file, "TPM2"); yes && (err != nil || !bytes.Contains(data, []byte("TPM2"))) {
+		if yes, err := mentions(file, "TPM2"); yes && (err != nil || !bytes.Contains(data, []byte("TPM2"))) {
 			t.Errorf("a feature out of nothing, %v", err)
 		}
 	})

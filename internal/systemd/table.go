@@ -33,18 +33,15 @@ var (
 	Supported = fact(239, onward,
 		"has every setting that a hook needs",
 		"239, 245, 247, 249, 250, 251, 252, 254, 255, 256, 257, 262")
-	PrestartHooks = fact(239, 249,
+	PrestartHooks = fact(239, 251,
 		"a hook in ExecStartPre= can provide what is opened too late for systemd itself",
-		"239, 245, 247, 249")
+		"239, 245, 247, 249; source for 250 and 251")
 	BindsBelowRunCredentials = fact(239, 246,
 		"shows a unit what is bound below /run/credentials",
 		"239, 245")
 	IgnoresLoadCredential = fact(239, 246,
 		"does not know LoadCredential= and SetCredential=, and ignores them",
 		"239, 245")
-	SourcePathAsksForReload = fact(239, 244,
-		"takes a unit with SourcePath= in a drop-in for changed, always",
-		"239, and without the fault 245 and 247; not 240 to 244")
 	TypeWideDropIns = fact(244, onward,
 		"reads drop-ins for all services in service.d/",
 		"239, 245, 247, 252, 257, 262")
