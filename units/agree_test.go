@@ -859,6 +859,24 @@ func (p plan) refused(version int) bool {
 		u.Last("Service", "RootDirectory")+u.Last("Service", "RootImage") != "" || u.TakesForSuccess(contract.HookStatus) != "")
 }
 
+// readsLate tells whether a command after ExecStart= may read a credential, so that the
+// unit has it in a place where such commands see it.
+func (p plan) readsLate(version int) bool {
+	if version < 252 || p.unit.Last("Service", "RootDirectory")+p.unit.Last("Service", "RootImage") != "" {
+		return false
+	}
+	for _, name := range []string{"ExecStartPost", "ExecReload", "ExecStop", "ExecStopPost"} {
+		for _, s := range p.unit.List("Service", name) {
+			for _, program := range Programs(s.Value) {
+				if !slices.Contains([]string{"kill", "systemctl", "rm", "mkdir", "true", "sleep", "systemd-tmpfiles", "touch", "pkill", "chmod", "chown", "install"}, program.Name) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
 // expect makes of what PID 1 shows without a policy what it is to show with it.
 func (p plan) expect(properties map[string][]string, name string, version int) {
 	u := p.unit
@@ -889,12 +907,14 @@ func (p plan) expect(properties map[string][]string, name string, version int) {
 	}
 	source := "/etc/credstore.encrypted/" + placed
 	add("DropInPaths", quoted("/run/systemd/generator/"+name+".d/"+contract.DropInName))
-	if u.Last("Unit", "SourcePath") == "" {
-		properties["SourcePath"] = []string{"/etc/bootseal/" + name + ".toml"}
-	}
+	add("RequiresMountsFor", source)
 	properties["PrivateMounts"] = []string{"yes"}
-	if access := u.NotifyAccess(); access != "all" && access != "exec" {
+	if access := properties["NotifyAccess"][0]; access != "all" && access != "exec" {
 		properties["NotifyAccess"] = []string{"exec"}
+		if access == "none" {
+			// What has no socket gets none.
+			add("UnsetEnvironment", "NOTIFY_SOCKET")
+		}
 	}
 	if !systemd.EncryptedCredentials.In(version) {
 		folder := "/run/bootseal/" + name
@@ -908,6 +928,16 @@ func (p plan) expect(properties map[string][]string, name string, version int) {
 		add("BindReadOnlyPaths", "-"+folder+":"+folder+":rbind")
 		add("Environment", quoted("CREDENTIALS_DIRECTORY="+folder))
 	} else {
+		if p.readsLate(version) {
+			add("TemporaryFileSystem", "/run/bootseal:ro,mode=0755")
+			add("BindReadOnlyPaths", "-/run/credentials/"+name+":/run/bootseal/"+name+":rbind")
+			add("Environment", quoted("CREDENTIALS_DIRECTORY=/run/bootseal/"+name))
+		}
+		if strings.Contains(strings.Join(properties["ExecStart"], ""), "ignore_errors=yes") {
+			verify := "verify --unit=" + name + " " + placed + ":" + source
+			properties["ExecStartPre"] = append(slices.Clone(properties["ExecStartPre"]), "{ path=/usr/bin/bootseal ; argv[]=/usr/bin/bootseal "+verify+" ; ignore_errors=no")
+			properties["ExecStartPreEx"] = append(slices.Clone(properties["ExecStartPreEx"]), "{ path=/usr/bin/bootseal ; argv[]=/usr/bin/bootseal "+verify+" ; flags=privileged")
+		}
 		// "+" is shown as privileged; systemd itself starts services with
 		// credentials as Type=exec where they do not say.
 		command("ExecStopPost", "explain --unit="+name+" "+placed+":"+source, "ignore-failure privileged")
