@@ -202,8 +202,8 @@ func parseCredentials(top table) ([]Credential, error) {
 			if other.Name == c.Name {
 				return nil, t.errorf("name", "%q is the name of credential[%d] already", c.Name, j)
 			}
-			if c.Option != "" && other.Option == c.Option {
-				return nil, t.errorf("option", "%s takes credential[%d] already", c.Option, j)
+			if c.Option != "" && other.Option == c.Option && (c.Replaces == "" || other.Replaces == "" || c.Replaces == other.Replaces) {
+				return nil, t.errorf("option", "%s takes credential[%d] already; where it stands several times in ExecStart=, each needs another file as replaces", c.Option, j)
 			}
 			if c.Environment != "" && other.Environment == c.Environment {
 				return nil, t.errorf("environment", "%s is the path of credential[%d] already", c.Environment, j)

@@ -68,6 +68,7 @@ func TestText(t *testing.T) {
 		{Delivery: Socket, Seal: Seal{KeyTPM2, []int{7, 14}}, Credentials: []Credential{
 			{"a", `/srv/a "b" c\d`, "--token-file", "TOKEN_FILE", "/etc/app/é"},
 			{"b", CredentialStore + "/b", "", "", ""},
+			{"c", CredentialStore + "/c", "--token-file", "", "/etc/app/other"},
 		}},
 	} {
 		text, err := want.Text()
@@ -138,16 +139,19 @@ func TestRefuses(t *testing.T) {
 		cred("environment = \"CREDENTIALS_DIRECTORY\"\n"):               "credential[0].environment: CREDENTIALS_DIRECTORY is the folder",
 		cred("environment = \"A\"\n[[credential]]\nname = \"b\"\nenvironment = \"A\"\n"): "credential[1].environment: A is the path of credential[0] already",
 		one + one: `credential[1].name: "a" is the name of credential[0] already`,
-		cred("option = \"-p\"\n[[credential]]\nname = \"b\"\noption = \"-p\"\n"): "credential[1].option: -p takes credential[0] already",
-		cred("[seal]\nkey = \"tpm\"\n"):                                          `seal.key: "tpm" is not known; expected one of auto, host, tpm2, host+tpm2, null`,
-		cred("[seal]\npcrs = 7\n"):                                               "seal.pcrs: expected a list of PCR numbers such as [7, 14], found the number 7",
-		cred("[seal]\npcrs = [\"7\"]\n"):                                         `seal.pcrs: expected PCR numbers, found the string "7"`,
-		cred("[seal]\npcrs = [24]\n"):                                            "seal.pcrs: 24 is no PCR; expected 0 to 23",
-		cred("[seal]\npcrs = [-1]\n"):                                            "seal.pcrs: -1 is no PCR",
-		cred("[seal]\npcrs = [7, 7]\n"):                                          "seal.pcrs: PCR 7 stands there twice",
-		cred("[seal]\nkey = \"host\"\npcrs = [7]\n"):                             "seal.pcrs: key = \"host\" does not use the TPM",
-		cred("[seal]\nPCRs = [7]\n"):                                             `seal.PCRs: unknown key; it is written "pcrs"`,
-		one + "[[seal]]\nkey = \"host\"\n":                                       "seal: expected a table, written [seal]; found a list",
+		cred("option = \"-p\"\n[[credential]]\nname = \"b\"\noption = \"-p\"\n"):                                       "credential[1].option: -p takes credential[0] already",
+		cred("option = \"-p\"\nreplaces = \"/a\"\n[[credential]]\nname = \"b\"\noption = \"-p\"\n"):                    "credential[1].option: -p takes credential[0] already",
+		cred("option = \"-p\"\n[[credential]]\nname = \"b\"\noption = \"-p\"\nreplaces = \"/b\"\n"):                    "credential[1].option: -p takes credential[0] already",
+		cred("option = \"-p\"\nreplaces = \"/a\"\n[[credential]]\nname = \"b\"\noption = \"-p\"\nreplaces = \"/a\"\n"): "credential[1].option: -p takes credential[0] already",
+		cred("[seal]\nkey = \"tpm\"\n"):              `seal.key: "tpm" is not known; expected one of auto, host, tpm2, host+tpm2, null`,
+		cred("[seal]\npcrs = 7\n"):                   "seal.pcrs: expected a list of PCR numbers such as [7, 14], found the number 7",
+		cred("[seal]\npcrs = [\"7\"]\n"):             `seal.pcrs: expected PCR numbers, found the string "7"`,
+		cred("[seal]\npcrs = [24]\n"):                "seal.pcrs: 24 is no PCR; expected 0 to 23",
+		cred("[seal]\npcrs = [-1]\n"):                "seal.pcrs: -1 is no PCR",
+		cred("[seal]\npcrs = [7, 7]\n"):              "seal.pcrs: PCR 7 stands there twice",
+		cred("[seal]\nkey = \"host\"\npcrs = [7]\n"): "seal.pcrs: key = \"host\" does not use the TPM",
+		cred("[seal]\nPCRs = [7]\n"):                 `seal.PCRs: unknown key; it is written "pcrs"`,
+		one + "[[seal]]\nkey = \"host\"\n":           "seal: expected a table, written [seal]; found a list",
 	} {
 		_, err := parse([]byte(text))
 		if err == nil || !strings.Contains(err.Error(), want) {

@@ -715,27 +715,21 @@ type plan struct {
 	before, after string
 }
 
-// planFor picks an option that the unit's only command has, or one that it has
-// not, or none where the unit has several commands or a shell.
+// planFor picks an option that the unit's only command has once, or one that it has
+// not, or none where the unit has several commands or none that can take it.
 func planFor(u *Unit) plan {
 	p := plan{unit: u}
-	list := u.List("Service", "ExecStart")
-	if len(list) != 1 {
-		return p
-	}
-	commands, err := splitCommands(list[0].Value)
-	if err != nil || len(commands) != 1 || commands[0].runsShell() || strings.ContainsAny(commands[0].prefix, "@:") {
+	commands, err := u.executions(u.List("Service", "ExecStart"))
+	if err != nil || len(commands) != 1 || commands[0].stuck != nil || strings.ContainsAny(commands[0].prefix, "@:") {
 		return p
 	}
 	words := commands[0].words
-	for i, w := range words[1:] {
-		if w.value == "--" {
-			return p
-		}
-		if regexp.MustCompile(`^--?[a-z]+$`).MatchString(w.value) && i+2 < len(words) && regexp.MustCompile(`^[a-z/.]+$`).MatchString(words[i+2].value) {
-			p.option = w.value
-			p.before = " " + w.value + " " + words[i+2].value
-			p.after = " " + w.value + " ${CREDENTIALS_DIRECTORY}/" + placed
+	for i := max(1, commands[0].start); i+1 < len(words); i++ {
+		option, value := words[i].value, words[i+1].value
+		if regexp.MustCompile(`^--?[a-z]+$`).MatchString(option) && regexp.MustCompile(`^[a-z/.]+$`).MatchString(value) && len(u.places(commands, option)) == 1 {
+			p.option = option
+			p.before = " " + option + " " + value
+			p.after = " " + option + " ${CREDENTIALS_DIRECTORY}/" + placed
 			return p
 		}
 	}

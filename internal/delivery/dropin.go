@@ -2,7 +2,6 @@ package delivery
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -81,10 +80,10 @@ func (o *order) begin(folder string) (d *dropIn, commands []string, err error) {
 	var options []units.Option
 	for _, c := range o.policy.Credentials {
 		if c.Option != "" {
-			options = append(options, units.Option{Name: c.Option, Variable: "${" + directory + "}/" + c.Name, Plain: folder + "/" + c.Name})
+			options = append(options, units.Option{Name: c.Option, Replaces: c.Replaces, Variable: "${" + directory + "}/" + c.Name, Plain: folder + "/" + c.Name})
 		}
 	}
-	if commands, err = setOptions(o.unit, options); err != nil {
+	if commands, err = o.setOptions(options); err != nil {
 		return nil, nil, err
 	}
 	if err := settable(o.unit, variables(o.policy)); err != nil {
@@ -146,41 +145,16 @@ func (d *dropIn) checks(u *units.Unit, files []string) {
 	}
 }
 
-// setOptions returns the ExecStart= lines of u with the options pointing to
-// their credentials, after an empty one that resets them. An option that is in
-// none of the lines is appended if there is only one. Without options there is
+// setOptions returns the ExecStart= lines of the unit with the options pointing to
+// their credentials, after an empty one that resets them. Without options there is
 // nothing to write.
-func setOptions(u *units.Unit, options []units.Option) ([]string, error) {
+func (o *order) setOptions(options []units.Option) ([]string, error) {
 	if len(options) == 0 {
 		return nil, nil
 	}
-	lines := []string{""}
-	found := map[string]bool{}
-	for _, s := range u.List("Service", "ExecStart") {
-		line, err := units.SetOptions(s.Value, options, found)
-		if err != nil && units.Skips(s.Value) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s:%d: %w", s.File, s.Line, err)
-		}
-		lines = append(lines, line)
-	}
-	for _, o := range options {
-		switch {
-		case found[o.Name]:
-		case len(lines) == 1:
-			return nil, fmt.Errorf("the unit has no ExecStart= that could take %s", o.Name)
-		case len(lines) > 2:
-			return nil, fmt.Errorf("%s is in none of the unit's %d ExecStart= lines; add it to the one that takes it", o.Name, len(lines)-1)
-		default:
-			var err error
-			if lines[1], err = units.AppendOption(lines[1], o); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return lines, nil
+	// A later drop-in may still say which folder relative paths are in.
+	lines, err := o.whole.SetOptions(o.unit.List("Service", "ExecStart"), options)
+	return append([]string{""}, lines...), err
 }
 
 // environment points the variables that the policy names at their credentials.
