@@ -247,7 +247,7 @@ func policyKeys(t *testing.T) map[string]bool {
 
 func keysOf(t *testing.T) map[string]bool {
 	all := map[string]bool{}
-	for _, m := range regexp.MustCompile(`(?m)^\*([a-z]+)\*$`).FindAllStringSubmatch(manual(t, "bootseal.policy.5"), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^\*([a-z-]+)\*$`).FindAllStringSubmatch(manual(t, "bootseal.policy.5"), -1) {
 		all[m[1]] = true
 	}
 	return all

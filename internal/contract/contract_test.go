@@ -36,6 +36,7 @@ func TestCommands(t *testing.T) {
 		"+/usr/bin/bootseal unseal --unit=%n --user=ca --allow-null a:/b c:/d:e": UnsealCommand("ca", true, credentials),
 		"+/usr/bin/bootseal cleanup --unit=%n":                                   CleanupCommand(),
 		"-+/usr/bin/bootseal explain --unit=%n a:/b c:/d:e":                      ExplainCommand(credentials),
+		"+/usr/bin/bootseal verify --unit=%n a:/b c:/d:e":                        VerifyCommand(credentials),
 		`+/usr/bin/bootseal refuse "it is so"`:                                   RefuseCommand(`"it is so"`),
 	} {
 		if got != want {
@@ -68,11 +69,25 @@ func TestDropIn(t *testing.T) {
 		Generated + "/foreign.service.d/other.conf":    native,
 		Generated + "/data.mount.d/" + DropInName:      native,
 		Generated + "/plain.service":                   native,
+		Generated + ".late/x@.service":                 "[Service]\n",
 	})
 	for unit, want := range map[string]Answer{"a.service": SealedAnswer, "b.service": PlainAnswer, "blocked.service": NoAnswer, "masked.service": NoAnswer} {
 		d, err := ReadDropIn(dir, unit, DropInName)
 		if err != nil || d.Answer() != want {
 			t.Errorf("%s: %v, %v; want %v", unit, d.Answer(), err, want)
+		}
+	}
+	if made := MadeBy(dir, "plain.service"); made != Generated+"/plain.service" {
+		t.Errorf("made by a generator: %q", made)
+	}
+	for unit, want := range map[string]string{"x@.service": "/run/systemd/generator.late/x@.service", "x@1.service": "/run/systemd/generator.late/x@.service", "x.service": "", "a.service": ""} {
+		if made := MadeBy(dir, unit); made != want {
+			t.Errorf("%s: made by a generator: %q", unit, made)
+		}
+	}
+	for text, want := range map[DropIn]bool{"\n[Service]\nNotifyAccess=exec\nUnsetEnvironment=NOTIFY_SOCKET\n": true, "\n[Service]\nNotifyAccess=exec\n": false} {
+		if text.HidesNotifySocket() != want {
+			t.Errorf("%q hides the socket: %v", text, !want)
 		}
 	}
 	if _, err := ReadDropIn(dir, "foreign.service", DropInName); !errors.Is(err, fs.ErrNotExist) {

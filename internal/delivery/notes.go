@@ -6,6 +6,7 @@ import (
 	"path"
 	"slices"
 
+	"github.com/bootseal/bootseal/internal/contract"
 	"github.com/bootseal/bootseal/internal/systemd"
 	"github.com/bootseal/bootseal/policy"
 	"github.com/bootseal/bootseal/units"
@@ -42,6 +43,9 @@ func (o *order) notes(delivery policy.Delivery) (all []string) {
 				all = append(all, fmt.Sprintf("credential %s: %s may take only a file that is its reader's own, with mode 0600 or 0400, and systemd %d makes one of root's with mode 0440", c.Name, who, o.version))
 			}
 		}
+	}
+	if s := o.find(lateCommands, o.mayRead); s != nil && delivery != policy.Prestart && o.readsLate() {
+		all = append(all, fmt.Sprintf("%s:%d: %s= sees the credentials where $%s says, in %s/%s, and not in %s", s.File, s.Line, s.Name, directory, contract.Store, o.whole.Name, natively(o.whole.Name)))
 	}
 	if s := o.lacks(delivery, o.mayRead); s != nil {
 		all = append(all, fmt.Sprintf("%s:%d: %s= sees no credentials on systemd %d", s.File, s.Line, s.Name, o.version))
