@@ -144,7 +144,8 @@ func isCredential(u *units.Unit, s units.Setting, p *policy.Policy) bool {
 
 // onlyOurs takes away what the unit itself says of the policy's credentials, which
 // systemd would use for a blob that is missing, and of the variable that names
-// their folder, which goes before systemd's.
+// their folder, which goes before systemd's. Commands after ExecStart= have that from
+// systemd on some versions only.
 func (d *dropIn) onlyOurs(o *order) {
 	u := o.unit
 	own := u.List("Service", "SetCredential", "SetCredentialEncrypted")
@@ -155,7 +156,7 @@ func (d *dropIn) onlyOurs(o *order) {
 			d.set(s.Name, s.Value)
 		}
 	}
-	if d.folder != o.systemds() || u.Sets(directory) {
+	if d.folder != o.systemds() || u.Sets(directory) || o.policy.SharedMounts && o.find(lateCommands, o.mayRead) != nil {
 		d.set("Environment", directory+"="+d.folder)
 	}
 }
