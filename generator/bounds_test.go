@@ -11,6 +11,9 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bootseal/bootseal/internal/contract"
+	"github.com/bootseal/bootseal/internal/root"
 )
 
 // TestBounds: whatever a service puts into a folder that it owns and that its
@@ -173,4 +176,46 @@ func reads(trace, dir string) (c counts) {
 		}
 	}
 	return c
+}
+
+// TestLarge: no drop-in is larger than what the server reads, neither one that gives
+// credentials nor one that blocks the unit.
+func TestLarge(t *testing.T) {
+	words := strings.Repeat("x ", 50000)
+	for name, c := range map[string]struct {
+		unit, refused string
+	}{
+		"more than 64 KiB": {"[Service]\nExecStart=/usr/bin/app --a=b " + words + "\n", ""},
+		"commands":         {"[Service]\nType=oneshot\n" + strings.Repeat("ExecStart=/usr/bin/app --a=b "+words+"\n", 11), "below 1024; shorten"},
+		"checks": {"[Unit]\nConditionPathExists=/b\n" + strings.Repeat("ConditionPathExists=/a"+words+"\n", 11) +
+			"[Service]\nExecStart=/usr/bin/app --a=b\n", "below 1024; shorten"},
+		"checks, and blocked": {"[Unit]\nConditionPathExists=/b\n" + strings.Repeat("ConditionPathExists=/a"+words+"\n", 11) +
+			"[Service]\nExecStart=/usr/bin/app --a=b\nUnsetEnvironment=CREDENTIALS_DIRECTORY\n", "UnsetEnvironment="},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			installSystemd(t, dir, 257, "")
+			writeFile(t, dir+"/etc/bootseal/app.service.toml", []byte("[[credential]]\nname = \"a\"\noption = \"--a\"\nreplaces = \"/b\"\n"))
+			writeFile(t, dir+"/usr/lib/systemd/system/app.service", []byte(c.unit))
+			normal := dir + contract.Generated
+			if err := os.MkdirAll(normal, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			generate(root.Dir(dir), normal, &logger{file: log})
+			text, err := contract.ReadDropIn(root.Dir(dir), "app.service", contract.DropInName)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := map[bool]contract.Answer{true: contract.SealedAnswer}[c.refused == ""]; text.Answer() != want {
+				t.Errorf("the server answers with %v; want %v", text.Answer(), want)
+			}
+			if c.refused != "" && !strings.Contains(string(text), c.refused) {
+				t.Errorf("no %q in\n%s", c.refused, text)
+			}
+		})
+	}
 }
