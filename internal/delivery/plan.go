@@ -144,7 +144,11 @@ func (pl *Planner) PlanPolicy(p *policy.Policy) Plan {
 	}
 	plan, err := pl.apply(p, u)
 	if err != nil {
-		return blocked(file, u, p, fmt.Errorf("%s: %w", p.Path, err))
+		err = fmt.Errorf("%s: %w", p.Path, err)
+		plan = blocked(file, u, p, err)
+		if contract.CheckDropIn(plan.DropIns[0].Text) != nil {
+			plan = blocked(file, u, nil, err) // without the unit's own checks
+		}
 	}
 	return plan
 }
@@ -170,6 +174,9 @@ func (pl *Planner) apply(p *policy.Policy, u *units.Unit) (Plan, error) {
 		return Plan{}, err
 	}
 	if err := pl.filesSet(p, u); err != nil {
+		return Plan{}, err
+	}
+	if err := contract.CheckDropIn(text); err != nil {
 		return Plan{}, err
 	}
 	plan := Plan{DropIns: []DropIn{{p.Unit, contract.DropInName, text}}, Delivery: delivery, Why: why, Notes: o.notes(delivery)}
