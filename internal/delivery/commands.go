@@ -33,8 +33,13 @@ func (o *order) mayRead(s units.Setting) bool {
 // names tells whether a command line names the credentials.
 func (o *order) names(s units.Setting) bool {
 	line := o.whole.Expand(s.Value)
-	return strings.Contains(strings.ReplaceAll(s.Value, "%%", ""), "%d") || strings.Contains(line, natively(o.whole.Name)) ||
-		slices.ContainsFunc(variables(o.policy), func(name string) bool { return strings.Contains(line, "$"+name) || strings.Contains(line, "${"+name) })
+	return o.namesSystemds(s) || slices.ContainsFunc(variables(o.policy), func(name string) bool { return strings.Contains(line, "$"+name) || strings.Contains(line, "${"+name) })
+}
+
+// namesSystemds tells whether a value names the credentials by the path that they have
+// where systemd opens them.
+func (o *order) namesSystemds(s units.Setting) bool {
+	return strings.Contains(strings.ReplaceAll(s.Value, "%%", ""), "%d") || strings.Contains(o.whole.Expand(s.Value), natively(o.whole.Name))
 }
 
 // natively is where systemd puts the credentials of a unit.
@@ -81,7 +86,7 @@ func (o *order) findMore(is func(units.Setting) bool) *units.Setting {
 // wantsHook tells why the hook serves the unit better than systemd, which could open its
 // credentials itself; "" if it does not.
 func (o *order) wantsHook() string {
-	if !systemd.EncryptedCredentials.In(o.version) || o.policy.SharedMounts {
+	if !systemd.EncryptedCredentials.In(o.version) || o.policy.SharedMounts || o.find([]string{"ExecStart", "Environment"}, o.namesSystemds) != nil {
 		return ""
 	}
 	if systemd.HookCredentials.In(o.version) {
@@ -159,6 +164,11 @@ func (d *dropIn) late(o *order) {
 	d.set("TemporaryFileSystem", contract.Store+":ro,mode=0755")
 	d.set("BindReadOnlyPaths", "-"+natively("%n")+":"+d.folder)
 	elsewhere := strings.NewReplacer("%%", "%%", "%d", d.folder, natively("%n"), d.folder, natively(o.whole.Name), d.folder)
+	for _, s := range o.unit.List("Service", "Environment") {
+		if value := elsewhere.Replace(s.Value); value != s.Value {
+			d.set("Environment", value)
+		}
+	}
 	for _, name := range lateCommands {
 		list := o.unit.List("Service", name)
 		if !slices.ContainsFunc(list, func(s units.Setting) bool { return elsewhere.Replace(s.Value) != s.Value }) {
