@@ -14,9 +14,10 @@ import (
 // TestInstalled holds the files that are installed against the contract.
 func TestInstalled(t *testing.T) {
 	for file, want := range map[string]string{
-		"bootseal.socket":   "\nListenStream=" + SocketPath + "\n",
-		"bootseal.tmpfiles": " " + Store + " ",
-		DropInName:          "\nAssertFileNotEmpty=",
+		"bootseal.socket":       "\nListenStream=" + SocketPath + "\n",
+		"bootseal.tmpfiles":     " " + Store + " ",
+		DropInName:              "\nAssertFileNotEmpty=",
+		CleanupTemplate + ".in": "/bootseal " + Cleanup + " --unit=%i\n",
 	} {
 		text, err := os.ReadFile("../../units/" + file)
 		if err != nil || !strings.Contains(string(text), want) {
