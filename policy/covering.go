@@ -16,6 +16,15 @@ func UnitName(name string) string {
 	return name + ".service"
 }
 
+// Named tells whether the unit, or the template that it is an instance of, is among
+// names. Without names every unit is.
+func Named(names []string, unit string) bool {
+	return len(names) == 0 || slices.ContainsFunc(names, func(name string) bool {
+		name = UnitName(name)
+		return name == unit || name == Template(unit)
+	})
+}
+
 // Covering finds the policy files of the units, an instance's own or its
 // template's, or without units all of them. What is wrong with other files is told
 // beside.

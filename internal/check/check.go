@@ -103,6 +103,7 @@ func (c *checking) run(names []string, format table.Format) error {
 	}
 	c.noSystem = err
 	c.units(names)
+	c.left(names)
 	c.machine(version)
 	if err := c.table().Print(os.Stdout, format); err != nil {
 		return err

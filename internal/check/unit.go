@@ -1,6 +1,7 @@
 package check
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +17,8 @@ import (
 	"github.com/bootseal/bootseal/internal/credential"
 	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/bootseal/bootseal/internal/failure"
+	"github.com/bootseal/bootseal/internal/manager"
+	"github.com/bootseal/bootseal/internal/plaintext"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/internal/sealing"
 	"github.com/bootseal/bootseal/internal/tpm"
@@ -103,9 +106,14 @@ func (c *checking) delivered(file policy.File, p *policy.Policy, add func(string
 	for _, text := range plan.Notes {
 		add("unit", note, text, "")
 	}
-	if plan.Delivery == policy.Socket {
+	switch plan.Delivery {
+	case policy.Socket:
 		c.needs.hostMade = true
-		c.server(add)
+		v, found, remedy := c.ours("bootseal.socket", "bootseal.service")
+		add("server", v, found, remedy)
+	case policy.Prestart:
+		v, found, remedy := c.ours(contract.CleanupTemplate)
+		add("cleanup", v, found, remedy)
 	}
 	for _, d := range plan.DropIns {
 		name := contract.DropInPath(d.Unit, d.Name)
@@ -123,20 +131,44 @@ func (c *checking) delivered(file policy.File, p *policy.Policy, add func(string
 	}
 }
 
-// server checks the units that answer systemd.
-func (c *checking) server(add func(string, verdict, string, string)) {
-	const socket, service = "bootseal.socket", "bootseal.service"
-	for _, name := range []string{socket, service} {
+// ours looks for units that belong to bootseal, of which the first stands for all.
+func (c *checking) ours(names ...string) (_ verdict, found, remedy string) {
+	for _, name := range names {
 		switch err := c.planner.Installed(name); {
 		case errors.Is(err, units.ErrMasked):
-			add("server", bad, err.Error(), "systemctl unmask "+name)
-			return
+			return bad, err.Error(), "systemctl unmask " + name
 		case err != nil:
-			add("server", badOrUnknown(err), err.Error()+"; install bootseal again", "")
-			return
+			return badOrUnknown(err), err.Error() + "; install bootseal again", ""
 		}
 	}
-	add("server", good, socket, "")
+	return good, names[0], ""
+}
+
+// left looks for plaintext in memory that is of no use to its unit any more. The unit
+// may have lost its policy since, or be gone itself.
+func (c *checking) left(names []string) {
+	add := func(check string, v verdict, unit, found, remedy string) {
+		c.add(finding{unit: unit, check: check, verdict: v, found: found, remedy: remedy})
+	}
+	stored, err := plaintext.List()
+	stored = slices.DeleteFunc(stored, func(s plaintext.Stored) bool { return !policy.Named(names, s.Unit) })
+	if err == nil && len(stored) == 0 {
+		return
+	}
+	var m *manager.Manager
+	if err == nil {
+		m, err = manager.New(context.Background())
+	}
+	if err != nil {
+		add("plaintext", unknown, "", err.Error(), "")
+		return
+	}
+	defer m.Close()
+	for _, s := range stored {
+		if m.Outlived(s.Unit, s.Made) {
+			add("plaintext", bad, s.Unit, s.Path()+" is left of an earlier run of the unit", "bootseal apply "+s.Unit)
+		}
+	}
 }
 
 // credential checks one of a unit, which may not be there.

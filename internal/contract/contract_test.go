@@ -15,8 +15,9 @@ import (
 // TestInstalled holds the files that are installed against the contract.
 func TestInstalled(t *testing.T) {
 	for file, want := range map[string]string{
-		"bootseal.socket":   "\nListenStream=" + SocketPath + "\n",
-		"bootseal.tmpfiles": " " + Store + " ",
+		"bootseal.socket":       "\nListenStream=" + SocketPath + "\n",
+		"bootseal.tmpfiles":     " " + Store + " ",
+		CleanupTemplate + ".in": "/bootseal " + Cleanup + " --unit=%i\n",
 	} {
 		text, err := os.ReadFile("../../units/" + file)
 		if err != nil || !strings.Contains(string(text), want) {

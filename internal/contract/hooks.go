@@ -1,6 +1,7 @@
 package contract
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/bootseal/bootseal/internal/failure"
@@ -40,6 +41,25 @@ func CleanupCommand() string { return "+" + HelperPath + " " + Cleanup + theUnit
 // are those of [UnsealCommand].
 func VerifyCommand(credentials []string) string {
 	return "+" + HelperPath + " " + Verify + theUnit + " " + strings.Join(credentials, " ")
+}
+
+// CleanupTemplate is installed. Its instance for a unit waits until that has stopped, and
+// runs [Cleanup] then: also where the unit has lost the [CleanupCommand] that it started
+// with, or cannot run it.
+const CleanupTemplate = "bootseal-cleanup@.service"
+
+// WantsCleanup is the value of a Wants= that has a unit start its instance of
+// [CleanupTemplate].
+const WantsCleanup = "bootseal-cleanup@%n.service"
+
+// CheckCleanup refuses a unit whose name leaves no room for that of its instance of
+// [CleanupTemplate], which systemd would leave out.
+func CheckCleanup(unit string) error {
+	const most = 255 - len(CleanupTemplate)
+	if len(unit) > most {
+		return fmt.Errorf("the unit's name has %d characters, too many for bootseal-cleanup@UNIT.service, which takes its plaintext away; expected at most %d", len(unit), most)
+	}
+	return nil
 }
 
 // ExplainCommand is the value of an ExecStopPost= that may fail, with all privileges.

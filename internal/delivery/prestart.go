@@ -16,7 +16,8 @@ import (
 // prestart has a hook put the plaintext on a ramfs below contract.Store, which only
 // root can enter, and binds it to where the unit looks for it. The hook runs before the
 // ExecStartPre= of the unit, for which it makes the credentials available, too; its own
-// namespace lacks the ramfs, hence the "-".
+// namespace lacks the ramfs, hence the "-". When the unit stops, its ExecStopPost= takes
+// the plaintext away, and another unit does where that is gone or cannot be run.
 func prestart(o *order) (string, error) {
 	folder := contract.Store + "/%n"
 	if systemd.BindsBelowRunCredentials.In(o.version) {
@@ -32,6 +33,10 @@ func prestart(o *order) (string, error) {
 	if err := o.hookable(); err != nil {
 		return "", err
 	}
+	if err := contract.CheckCleanup(o.unit.Name); err != nil {
+		return "", err
+	}
+	d.unit = append(d.unit, "Wants="+contract.WantsCleanup)
 	d.set("TemporaryFileSystem", path.Dir(folder)+":ro,mode=0755")
 	d.set("BindReadOnlyPaths", "-"+contract.Store+"/%n:"+folder)
 	d.set("Environment", directory+"="+folder)

@@ -52,6 +52,9 @@ func unsealFor(unit, owner, device string, allowNull bool, args []string) error 
 	if err := policy.CheckUnit(unit); err != nil {
 		return fmt.Errorf("--unit=%s: %w", unit, err)
 	}
+	if err := contract.CheckCleanup(unit); err != nil {
+		return err
+	}
 	all, err := readAll(args)
 	if err != nil {
 		return err
@@ -85,7 +88,7 @@ func unsealFor(unit, owner, device string, allowNull bool, args []string) error 
 func cleanup() *cli.Verb {
 	v := &cli.Verb{
 		Name: contract.Cleanup, Forms: cli.Takes("", "Take the plaintext away again"), InUnits: true,
-		Details: "In ExecStopPost=+ of a unit.",
+		Details: "In ExecStopPost=+ of a unit, and in bootseal-cleanup@.service.",
 		Flags:   cli.NewFlags(contract.Cleanup), Most: cli.Unlimited,
 	}
 	unit := v.Flags.String("unit", "", "The `UNIT` that got the credentials, %n in a unit file")

@@ -77,12 +77,29 @@ func (m *Manager) Property(unit, kind, name string) any {
 func (m *Manager) State(unit string) string { return Text(m.Property(unit, "Unit", "ActiveState")) }
 
 // Started is when the unit last became active, zero if it never did.
-func (m *Manager) Started(unit string) time.Time {
-	usec, _ := m.Property(unit, "Unit", "ActiveEnterTimestamp").(uint64)
+func (m *Manager) Started(unit string) time.Time { return m.at(unit, "ActiveEnterTimestamp") }
+
+// at is the time of a change of the unit's state, zero if there was none.
+func (m *Manager) at(unit, property string) time.Time {
+	usec, _ := m.Property(unit, "Unit", property).(uint64)
 	if usec == 0 {
 		return time.Time{}
 	}
 	return time.UnixMicro(int64(usec))
+}
+
+// Outlived tells whether what was made at a time, while the unit was starting, is of no
+// use to it any more: the unit does not run, or was started again since.
+func (m *Manager) Outlived(unit string, made time.Time) bool {
+	// Files are dated by a clock that is up to 10 ms late.
+	const late = time.Second
+	switch m.State(unit) {
+	case "": // it cannot be known
+		return false
+	case "inactive", "failed":
+		return true
+	}
+	return made.Add(late).Before(m.at(unit, "InactiveExitTimestamp"))
 }
 
 // Reload has systemd run the generators and read all units again.

@@ -30,8 +30,38 @@ func applyVerb() *cli.Verb {
 	}
 }
 
-// apply puts policies into force for units that run.
+// apply puts policies into force for units that run, and takes away the plaintext that
+// was left in memory of those that do not.
 func apply(names []string) error {
+	err := applyPolicies(names)
+	removed, failed := removeLeft(names)
+	if len(names) < 2 && len(removed) > 0 && errors.Is(err, policy.ErrNoPolicy) {
+		err = nil
+	}
+	return errors.Join(err, failed)
+}
+
+// removeLeft takes away the plaintext that is of no use to its unit any more.
+func removeLeft(names []string) (removed []plaintext.Stored, err error) {
+	if stored, err := plaintext.List(); err != nil || len(stored) == 0 {
+		return nil, err
+	}
+	m, err := manager.New(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	removed, err = plaintext.RemoveIf(func(s plaintext.Stored) bool {
+		return policy.Named(names, s.Unit) && m.Outlived(s.Unit, s.Made)
+	})
+	for _, s := range removed {
+		fmt.Printf("%s: the plaintext of an earlier run of it is removed\n", s.Unit)
+	}
+	return removed, err
+}
+
+// applyPolicies is apply without what was left.
+func applyPolicies(names []string) error {
 	planner, err := delivery.NewPlanner("/")
 	if err != nil {
 		return err
@@ -91,20 +121,15 @@ func apply(names []string) error {
 			return err
 		}
 		for _, name := range loaded {
-			active := m.State(name) == "active"
-			var err error
-			if active {
-				err = m.Restart(name)
+			if m.State(name) != "active" {
+				continue
 			}
-			// The hook that takes the plaintext away is gone, too.
-			err = errors.Join(err, plaintext.Remove(name))
-			switch {
-			case err != nil:
+			if err := m.Restart(name); err != nil {
 				fmt.Printf("%s: its policy is gone: %v\n", name, err)
 				failed = append(failed, name)
-			case active:
-				fmt.Printf("%s: its policy is gone, restarted without it\n", name)
+				continue
 			}
+			fmt.Printf("%s: its policy is gone, restarted without it\n", name)
 		}
 	}
 	if len(failed) > 0 {

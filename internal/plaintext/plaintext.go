@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -152,6 +154,58 @@ func Remove(unit string) error {
 	}
 	defer dir.Close()
 	return clearAway(unit)
+}
+
+// Stored is the folder of a unit.
+type Stored struct {
+	Unit string
+	Made time.Time // by a hook, while the unit was starting
+}
+
+// Path is where it is.
+func (s Stored) Path() string { return filepath.Join(store, s.Unit) }
+
+// List finds the folders of all units.
+func List() ([]Stored, error) {
+	entries, err := os.ReadDir(store)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var all []Stored
+	for _, entry := range entries {
+		if !entry.IsDir() || !strings.HasSuffix(entry.Name(), ".service") {
+			continue
+		}
+		switch info, err := entry.Info(); {
+		case err == nil:
+			all = append(all, Stored{entry.Name(), info.ModTime()})
+		case !errors.Is(err, fs.ErrNotExist): // its unit has just stopped
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// RemoveIf takes away the folders of which is true, and returns them. What it sees
+// stays as it is meanwhile: a hook that is to make a folder waits.
+func RemoveIf(is func(Stored) bool) (removed []Stored, err error) {
+	dir, err := openStore()
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	all, err := List()
+	for _, s := range all {
+		if !is(s) {
+			continue
+		}
+		if failed := clearAway(s.Unit); failed != nil {
+			err = errors.Join(err, failed)
+		} else {
+			removed = append(removed, s)
+		}
+	}
+	return removed, err
 }
 
 // clearAway is Remove for those who hold the store.

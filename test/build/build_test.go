@@ -68,6 +68,7 @@ func TestInstall(t *testing.T) {
 	checkMode(t, filepath.Join(dir("systemdsystemunitdir"), "service.d/zz-bootseal.conf"), 0o644)
 	checkMode(t, filepath.Join(dir("systemdsystemunitdir"), "bootseal.socket"), 0o644)
 	checkMode(t, filepath.Join(dir("systemdsystemunitdir"), "bootseal.service"), 0o644)
+	checkMode(t, filepath.Join(dir("systemdsystemunitdir"), "bootseal-cleanup@.service"), 0o644)
 	for _, name := range []string{"README.md", "LICENSE"} {
 		checkMode(t, filepath.Join(dest, "usr/share/doc/bootseal", name), 0o644)
 	}
@@ -94,7 +95,7 @@ func TestOptions(t *testing.T) {
 	if got := run(t, nil, dest+"/opt/bootseal/bin/systemd-creds", "--version"); !strings.HasPrefix(got, "systemd 262 ") {
 		t.Errorf("systemd-creds --version: %q", got)
 	}
-	for _, name := range []string{"/g/bootseal-generator", "/u/bootseal.service"} {
+	for _, name := range []string{"/g/bootseal-generator", "/u/bootseal.service", "/u/bootseal-cleanup@.service"} {
 		content, err := os.ReadFile(dest + name)
 		if err != nil {
 			t.Fatal(err)

@@ -34,6 +34,7 @@ import (
 //	$ COMMAND...               for the shell of root there, to the end of the line
 //	status N                   the exit status of the last of those
 //	copy FILE PATH             a file of this repository to the machine
+//	upgrade N                  another systemd, which it has after "daemon-reexec"
 //	tpm new                    put another TPM in
 //	pcr N TEXT                 what the firmware measures into a PCR from now on
 //	measured TEXT              show the last output of "$" at the end of test/run
@@ -169,6 +170,7 @@ func tell(t *testing.T, name string, text []byte, version int, delivery string) 
 			"off":     command(s.off),
 			"status":  command(s.wantStatus),
 			"copy":    command(s.copy),
+			"upgrade": command(s.upgrade),
 			"tpm":     command(s.newTPM),
 			"pcr":     command(s.measure),
 			"measured": command(func(_ *testscript.TestScript, args []string) {
@@ -296,6 +298,15 @@ func (s *teller) copy(ts *testscript.TestScript, args []string) {
 	data, err := os.ReadFile(filepath.Join("../..", args[0]))
 	ts.Check(err)
 	ts.Check(s.machine.Write(args[1], string(data), 0o644))
+}
+
+func (s *teller) upgrade(ts *testscript.TestScript, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: upgrade N")
+	}
+	version, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	story.Must(s.t, s.machine.Upgrade(version))
 }
 
 func (s *teller) newTPM(ts *testscript.TestScript, args []string) {

@@ -23,6 +23,23 @@ func (m *Machine) InstallBootseal() error {
 	return nil
 }
 
+// Upgrade puts the programs of another version, and bootseal for it, in the place of
+// the machine's, which may be running meanwhile, as a package manager would.
+func (m *Machine) Upgrade(version int) error {
+	tree, err := filepath.EvalSymlinks(filepath.Join(Cache(), strconv.Itoa(version)))
+	if err != nil {
+		return fmt.Errorf("upgrading to systemd %d: %w", version, ErrNotSetUp)
+	}
+	// Programs of before systemd 252 look in /bin, /lib and so on, which may be no links.
+	script := `tar -C "$1" --exclude=usr/share -c usr | tar -C "$2" -x --keep-directory-symlink
+tar -C "$1/usr" -c bin lib lib64 sbin | tar -C "$2" -x --keep-directory-symlink`
+	if out, err := exec.Command("sh", "-ec", script, "sh", tree, m.Root).CombinedOutput(); err != nil {
+		return fmt.Errorf("upgrading to systemd %d: %w: %s", version, err, out)
+	}
+	m.Version = version
+	return m.InstallBootseal()
+}
+
 // build makes the tree of what is installed on machines like m.
 func (m *Machine) build(tree string) error {
 	source, err := source()

@@ -190,6 +190,7 @@ func checkFiles(t *testing.T, list, licenses string) {
 	for _, file := range []string{
 		"/usr/bin/bootseal",
 		"/usr/lib/systemd/system-generators/bootseal-generator",
+		"/usr/lib/systemd/system/bootseal-cleanup@.service",
 		"/usr/lib/systemd/system/bootseal.service",
 		"/usr/lib/systemd/system/bootseal.socket",
 		"/usr/lib/systemd/system/service.d/zz-bootseal.conf",
