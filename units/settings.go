@@ -59,12 +59,16 @@ func (u *Unit) NotifyAccess() string {
 // Notifies tells whether the unit's main process has a socket for sd_notify(3) by what
 // the unit itself says.
 func (u *Unit) Notifies() bool {
-	access := u.NotifyAccess()
-	kind := u.lastOf("Service", "Type", func(value string) bool {
-		return slices.Contains([]string{"simple", "exec", "forking", "oneshot", "dbus", "notify", "notify-reload", "idle"}, value)
-	})
+	access, kind := u.NotifyAccess(), u.Type()
 	isSet := func(name string) bool { return strings.Trim(u.Last("Service", name), "0") != "" }
 	return access != "" && access != "none" || strings.HasPrefix(kind, "notify") || isSet("WatchdogSec") || isSet("FileDescriptorStoreMax")
+}
+
+// Type is Type=, or "" for the default, systemd.service(5).
+func (u *Unit) Type() string {
+	return u.lastOf("Service", "Type", func(value string) bool {
+		return slices.Contains([]string{"simple", "exec", "forking", "oneshot", "dbus", "notify", "notify-reload", "idle"}, value)
+	})
 }
 
 // Sets tells whether the unit's Environment= sets a variable.
