@@ -47,18 +47,8 @@ func (o *order) notes(delivery policy.Delivery) (all []string) {
 	if s := o.find(lateCommands, o.mayRead); s != nil && delivery != policy.Prestart && o.readsLate() {
 		all = append(all, fmt.Sprintf("%s:%d: %s= sees the credentials where $%s says, in %s/%s, and not in %s", s.File, s.Line, s.Name, directory, contract.Store, o.whole.Name, natively(o.whole.Name)))
 	}
-	if s := o.find([]string{"ExecStartPost"}, func(units.Setting) bool { return true }); s != nil && delivery != policy.Prestart && o.startsAtOnce() {
-		all = append(all, fmt.Sprintf("%s:%d: ExecStartPost= runs beside the start of a Type=simple service, and systemd %d may fail to load credentials for both at a time; expected Type=exec", s.File, s.Line, o.version))
-	}
 	if s := o.lacks(delivery, o.mayRead); s != nil {
 		all = append(all, fmt.Sprintf("%s:%d: %s= sees no credentials on systemd %d", s.File, s.Line, s.Name, o.version))
 	}
 	return all
-}
-
-// startsAtOnce tells whether systemd takes the service for started before it has loaded
-// its credentials.
-func (o *order) startsAtOnce() bool {
-	kind := o.whole.Type()
-	return systemd.HookCredentials.In(o.version) && (kind == "simple" || kind == "" && !systemd.WaitsForExec.In(o.version))
 }
