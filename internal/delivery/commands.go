@@ -22,7 +22,7 @@ var (
 )
 
 // unreading are programs that read no credential that their command line does not name.
-var unreading = []string{"chmod", "chown", "install", "kill", "mkdir", "pkill", "rm", "sleep", "systemctl", "systemd-tmpfiles", "touch", "true"}
+var unreading = []string{"chmod", "chown", "install", "kill", "mkdir", "pkill", "podman", "rm", "sleep", "systemctl", "systemd-tmpfiles", "touch", "true"}
 
 // mayRead tells whether a command may read a credential.
 func (o *order) mayRead(s units.Setting) bool {
@@ -93,10 +93,19 @@ func (o *order) unserved() *units.Setting {
 // It is nil where there is none.
 func (o *order) lacks(delivery policy.Delivery, is func(units.Setting) bool) *units.Setting {
 	switch {
+	case delivery == policy.Prestart && o.unseen:
+		return o.find(earlyCommands, is) // the hook comes after them
 	case delivery == policy.Prestart:
 		return nil
 	case systemd.HookCredentials.In(o.version):
-		if o.rooted() {
+		switch {
+		case o.rooted():
+			return o.find(lateCommands, is)
+		case !o.unseen && !o.policy.SharedMounts:
+			return nil // see late
+		case systemd.LateCommandsLackCredentials.In(o.version):
+			return o.find([]string{"ExecReload", "ExecStop", "ExecStopPost"}, is)
+		case !o.policy.SharedMounts:
 			return o.find(lateCommands, is)
 		}
 		return nil
@@ -123,7 +132,7 @@ func (o *order) reaches(delivery policy.Delivery) error {
 		return nil
 	}
 	expected := "expected it to be changed"
-	if systemd.PrestartHooks.In(o.version) && !o.policy.SharedMounts && o.hookable() == nil {
+	if delivery != policy.Prestart && systemd.PrestartHooks.In(o.version) && !o.policy.SharedMounts && o.hookable() == nil {
 		expected = `expected delivery = "prestart" or "auto"`
 	}
 	return fmt.Errorf("%s:%d: %s= names the credentials, which systemd %d does not give to it; %s", s.File, s.Line, s.Name, o.version, expected)
@@ -132,7 +141,7 @@ func (o *order) reaches(delivery policy.Delivery) error {
 // readsLate tells whether the unit gets its credentials in another place: there they
 // can be shown to the commands after ExecStart=, too.
 func (o *order) readsLate() bool {
-	return systemd.HookCredentials.In(o.version) && !o.policy.SharedMounts && !o.rooted() && o.find(lateCommands, o.mayRead) != nil
+	return systemd.HookCredentials.In(o.version) && !o.unseen && !o.policy.SharedMounts && !o.rooted() && o.find(lateCommands, o.mayRead) != nil
 }
 
 // late shows the credentials to the commands after ExecStart=. From those systemd hides
@@ -172,6 +181,8 @@ func (d *dropIn) guard(o *order) error {
 	switch {
 	case s == nil:
 		return nil
+	case o.unseen:
+		return fmt.Errorf(`%s:%d: ExecStart=- takes it for a success when systemd cannot open a credential, and nothing looks after that in a unit that another generator makes; remove the "-"`, s.File, s.Line)
 	case o.rooted():
 		return fmt.Errorf(`%s:%d: ExecStart=- takes it for a success when systemd cannot open a credential, and in a root directory of the unit's own nothing can look after that; remove the "-"`, s.File, s.Line)
 	case systemd.CredentialsFailHooks.In(o.version):

@@ -36,6 +36,9 @@ var (
 	PrestartHooks = fact(239, 251,
 		"a hook in ExecStartPre= can provide what is opened too late for systemd itself",
 		"239, 245, 247, 249; source for 250 and 251")
+	RunsScripts = fact(239, 259,
+		"makes units of the scripts in /etc/init.d",
+		"247, 252, 254, 257, and not any more 262; not 258 to 261")
 	BindsBelowRunCredentials = fact(239, 246,
 		"shows a unit what is bound below /run/credentials",
 		"239, 245")
