@@ -114,10 +114,13 @@ func blockAll(out *os.File, files []policy.File) []error {
 	return slices.Concat(errs...)
 }
 
+// folderMode is that of a folder of drop-ins.
+const folderMode = 0o755
+
 // link gives a unit that has none the drop-in of another one.
 func link(out *os.File, from, to string) error {
 	fd := int(out.Fd())
-	if err := unix.Mkdirat(fd, to+".d", 0o755); err != nil {
+	if err := unix.Mkdirat(fd, to+".d", folderMode); err != nil {
 		return err
 	}
 	return unix.Linkat(fd, from+".d/"+contract.DropInName, fd, to+".d/"+contract.DropInName, 0)
@@ -193,7 +196,7 @@ func writeDropIns(out *os.File, dropIns []delivery.DropIn) (errs []error) {
 
 func writeDropIn(out *os.File, d delivery.DropIn) error {
 	name := d.Unit + ".d"
-	if err := unix.Mkdirat(int(out.Fd()), name, 0o755); err != nil && err != unix.EEXIST {
+	if err := unix.Mkdirat(int(out.Fd()), name, folderMode); err != nil && err != unix.EEXIST {
 		return fmt.Errorf("making the drop-in folder: %w", err)
 	}
 	fd, err := unix.Openat(int(out.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -202,5 +205,13 @@ func writeDropIn(out *os.File, d delivery.DropIn) error {
 	}
 	folder := os.NewFile(uintptr(fd), name)
 	defer folder.Close()
+	// Everybody may read what units are made of, whatever the umask.
+	var st unix.Stat_t
+	if err = unix.Fstat(fd, &st); err == nil && st.Mode&0o777 != folderMode {
+		err = unix.Fchmod(fd, folderMode)
+	}
+	if err != nil {
+		return fmt.Errorf("setting the mode of the drop-in folder: %w", err)
+	}
 	return atomicfile.WriteIn(folder, d.Name, []byte(d.Text), 0o644)
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/bootseal/bootseal/internal/root"
@@ -76,6 +77,41 @@ func TestCases(t *testing.T) {
 				}
 				compare(t, expected(t, folder, version), readTree(t, normal))
 			})
+		}
+	}
+}
+
+// Everybody may read what the generator writes.
+func TestUmask(t *testing.T) {
+	for _, umask := range []int{0, 0o077, 0o777} {
+		dir, normal := t.TempDir(), t.TempDir()
+		installSystemd(t, dir, 257, "")
+		copyTree(t, "testdata/01-step-ca/in", dir)
+		copyTree(t, "testdata/05-instances/in", dir)
+		log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		old := syscall.Umask(umask)
+		generate(root.Dir(dir), normal, &logger{file: log})
+		syscall.Umask(old)
+		count := 0
+		err = filepath.WalkDir(normal, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || path == normal {
+				return err
+			}
+			want := fs.FileMode(0o644)
+			if entry.IsDir() {
+				want = fs.ModeDir | 0o755
+			}
+			if st, err := entry.Info(); err != nil || st.Mode() != want {
+				t.Errorf("umask %o: %s: %v, %v", umask, path, st.Mode(), err)
+			}
+			count++
+			return nil
+		})
+		if err != nil || count < 4 {
+			t.Errorf("umask %o: %d files, %v", umask, count, err)
 		}
 	}
 }

@@ -862,7 +862,7 @@ func (p plan) readsLate(version int) bool {
 	for _, name := range []string{"ExecStartPost", "ExecReload", "ExecStop", "ExecStopPost"} {
 		for _, s := range p.unit.List("Service", name) {
 			for _, program := range Programs(s.Value) {
-				if !slices.Contains([]string{"kill", "systemctl", "rm", "mkdir", "true", "sleep", "systemd-tmpfiles", "touch", "pkill", "chmod", "chown", "install"}, program.Name) {
+				if !slices.Contains([]string{"kill", "systemctl", "rm", "mkdir", "true", "sleep", "systemd-tmpfiles", "touch", "pkill", "test", "chmod", "chown", "install"}, program.Name) {
 					return true
 				}
 			}

@@ -1,5 +1,6 @@
 // Package atomicfile writes files that are there whole or not at all, also
-// after a crash.
+// after a crash, and makes the folders for them. Modes are what is asked for, whatever
+// the umask.
 package atomicfile
 
 import (
@@ -28,6 +29,50 @@ func WriteIn(dir *os.File, base string, data []byte, mode fs.FileMode) error {
 	return write(dir, base, data, mode, none, func(dir int, tmp, base string) error {
 		return unix.Renameat(dir, tmp, dir, base)
 	})
+}
+
+// MakeFolder makes a folder, and those that are missing above it, with exactly the
+// permissions mode, whatever the umask. One that is there is left alone.
+func MakeFolder(path string, mode fs.FileMode) error {
+	if err := makeFolder(filepath.Clean(path), mode); err != nil {
+		return fmt.Errorf("making the folder %s: %w", path, err)
+	}
+	return nil
+}
+
+func makeFolder(path string, mode fs.FileMode) error {
+	dir, err := openFolder(path)
+	if err == nil {
+		return dir.Close()
+	}
+	if !errors.Is(err, fs.ErrNotExist) || path == filepath.Dir(path) {
+		return err
+	}
+	if err := makeFolder(filepath.Dir(path), mode); err != nil {
+		return err
+	}
+	above, err := openFolder(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer above.Close()
+	fd, base := int(above.Fd()), filepath.Base(path)
+	err = unix.Mkdirat(fd, base, uint32(mode.Perm()))
+	if err == unix.EEXIST {
+		return nil // somebody was faster
+	}
+	if err != nil {
+		return err
+	}
+	made, err := openat(fd, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	if err == nil {
+		err = unix.Fchmod(made, uint32(mode.Perm()))
+		unix.Close(made)
+	}
+	if err != nil {
+		unix.Unlinkat(fd, base, unix.AT_REMOVEDIR)
+	}
+	return err
 }
 
 // An Attribute is one inode flag of chattr(1); the values are those of

@@ -2,6 +2,7 @@ package atomicfile
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -44,6 +45,43 @@ func TestWrite(t *testing.T) {
 	}
 	if all := names(t, dir); len(all) != 1 {
 		t.Errorf("left behind: %q", all)
+	}
+}
+
+func TestMakeFolder(t *testing.T) {
+	dir := t.TempDir()
+	other := filepath.Join(dir, "other")
+	if err := os.Mkdir(other, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("other", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	for _, umask := range []int{0, 0o022, 0o477, 0o777} {
+		top := filepath.Join(dir, fmt.Sprintf("link/%o", umask))
+		old := syscall.Umask(umask)
+		err := MakeFolder(top+"/b/c/", 0o755)
+		again := MakeFolder(top+"/b", 0o700)
+		syscall.Umask(old)
+		if err != nil || again != nil {
+			t.Errorf("umask %o: %v, %v", umask, err, again)
+		}
+		for _, path := range []string{top, top + "/b", top + "/b/c"} {
+			if st, err := os.Stat(path); err != nil || st.Mode() != fs.ModeDir|0o755 {
+				t.Errorf("umask %o: %s: %v, %v", umask, path, st, err)
+			}
+		}
+	}
+	if st, err := os.Stat(other); err != nil || st.Mode() != fs.ModeDir|0o750 {
+		t.Errorf("what was there: %v, %v", st, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"file", "file/a"} {
+		if err := MakeFolder(filepath.Join(dir, path), 0o755); err == nil {
+			t.Errorf("%s: no error", path)
+		}
 	}
 }
 

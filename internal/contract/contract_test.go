@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/bootseal/bootseal/internal/root/roottest"
+	"github.com/bootseal/bootseal/policy"
 )
 
 // TestInstalled holds the files that are installed against the contract.
@@ -16,7 +17,6 @@ func TestInstalled(t *testing.T) {
 	for file, want := range map[string]string{
 		"bootseal.socket":   "\nListenStream=" + SocketPath + "\n",
 		"bootseal.tmpfiles": " " + Store + " ",
-		DropInName:          "\nAssertFileNotEmpty=",
 	} {
 		text, err := os.ReadFile("../../units/" + file)
 		if err != nil || !strings.Contains(string(text), want) {
@@ -26,6 +26,35 @@ func TestInstalled(t *testing.T) {
 	build, err := os.ReadFile("../../meson.build")
 	if err != nil || !strings.Contains(string(build), "/internal/contract.HelperPath=") {
 		t.Errorf("meson.build does not set HelperPath: %v", err)
+	}
+}
+
+// TestGuard: no unit that has anything by the name of a policy starts by the installed
+// drop-in alone, whatever that is and in whichever folder.
+func TestGuard(t *testing.T) {
+	text, err := os.ReadFile("../../units/" + DropInName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]bool{"[Unit]": true}
+	for _, folder := range policy.Dirs {
+		for _, name := range []string{"%n", "%p@.service"} {
+			// The first follows links, and takes one that leads nowhere for nothing.
+			want["AssertPathExists=!"+folder+"/"+name+".toml"] = true
+			want["AssertPathIsSymbolicLink=!"+folder+"/"+name+".toml"] = true
+		}
+	}
+	for line := range strings.Lines(string(text)) {
+		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
+			continue
+		}
+		if !want[line] {
+			t.Errorf("%q is not expected", line)
+		}
+		delete(want, line)
+	}
+	for line := range want {
+		t.Errorf("there is no %q", line)
 	}
 }
 

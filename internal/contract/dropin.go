@@ -1,15 +1,25 @@
 package contract
 
 import (
+	"fmt"
 	"path"
 	"strings"
 
 	"github.com/bootseal/bootseal/internal/root"
 )
 
-// maxDropIn bounds what is read of a drop-in, in bytes: one of ten credentials has
-// 2 KiB.
-const maxDropIn = 1 << 20
+// MaxDropIn is how large a drop-in may be, in bytes: no more is read of one, and none is
+// made that has more. One of ten credentials has 2 KiB, and the kernel starts nothing
+// with a word of more than 128 KiB; of systemd it is the longest line.
+const MaxDropIn = 1 << 20
+
+// CheckDropIn refuses the text of a drop-in that would not be read.
+func CheckDropIn(text string) error {
+	if len(text) > MaxDropIn {
+		return fmt.Errorf("with what the unit itself sets its drop-in would have %d KiB, and has to be below %d; shorten the unit's Exec…=, Condition…=, Assert…= and SetCredential= settings", len(text)>>10, MaxDropIn>>10)
+	}
+	return nil
+}
 
 // DropInPath is where the generator's file of that name for a unit is.
 func DropInPath(unit, name string) string { return path.Join(Generated, unit+".d", name) }
@@ -20,7 +30,7 @@ type DropIn string
 // ReadDropIn reads the generator's file of that name for a unit. Where there is none
 // the error is fs.ErrNotExist: systemd may just be running the generators anew.
 func ReadDropIn(dir root.Dir, unit, name string) (DropIn, error) {
-	text, err := dir.ReadFile(DropInPath(unit, name), maxDropIn)
+	text, err := dir.ReadFile(DropInPath(unit, name), MaxDropIn)
 	return DropIn(text), err
 }
 

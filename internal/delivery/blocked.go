@@ -72,6 +72,7 @@ func renderBlocked(source string, u *units.Unit, p *policy.Policy, reason string
 				d.set(name, "")
 			}
 		}
+		d.optional(u)
 	}
 	d.set("ExecStartPre", "")
 	d.set("ExecStartPre", contract.RefuseCommand(units.EscapeWord(oneLine(reason))))
@@ -88,6 +89,37 @@ func renderBlocked(source string, u *units.Unit, p *policy.Policy, reason string
 // blocked, from running: what they name may be missing, or hide it.
 var unspawnable = []string{"RootDirectory", "RootImage", "TemporaryFileSystem", "InaccessiblePaths", "NoExecPaths",
 	"InaccessibleDirectories", "LoadCredential", "LoadCredentialEncrypted", "SetCredential", "SetCredentialEncrypted", "ImportCredential"}
+
+// optional has systemd go on without what the unit's settings name, so that the helper
+// runs even where that is missing.
+func (d *dropIn) optional(u *units.Unit) {
+	for _, name := range []string{"EnvironmentFile", "BindPaths", "BindReadOnlyPaths", "ReadOnlyPaths", "ReadWritePaths", "ExecPaths"} {
+		var lines []string
+		for _, s := range u.List("Service", name) {
+			if name == "EnvironmentFile" {
+				lines = append(lines, "-"+strings.TrimPrefix(s.Value, "-"))
+				continue
+			}
+			words := units.Words(s.Value)
+			for i, word := range words {
+				words[i] = units.Quote("-" + strings.TrimPrefix(word, "-"))
+			}
+			lines = append(lines, strings.Join(words, " "))
+		}
+		if len(lines) > 0 {
+			d.set(name, "")
+		}
+		for _, line := range lines {
+			d.set(name, line)
+		}
+	}
+	if folder := u.Last("Service", "WorkingDirectory"); folder != "" {
+		d.set("WorkingDirectory", "-"+strings.TrimPrefix(folder, "-"))
+	}
+	if strings.HasPrefix(u.Last("Service", "StandardInput"), "file:") {
+		d.set("StandardInput", "null")
+	}
+}
 
 // oneLine makes text fit for a line of a unit file or of the kernel log.
 func oneLine(text string) string {

@@ -40,13 +40,13 @@ func (pl *Planner) choose(o *order) (_ policy.Delivery, why string, err error) {
 	}
 	switch {
 	case p.Delivery == policy.Auto:
-		if s := o.unserved(); s != nil && o.hookable() == nil {
-			return policy.Prestart, fmt.Sprintf("systemd %d gives no credentials of its own to the unit's %s=", pl.version, s.Name), nil
+		if why := o.wantsHook(); why != "" && o.hookable() == nil {
+			return policy.Prestart, why, nil
 		}
 		return fits, why, nil
 	case p.Delivery == fits:
 		return fits, why, nil
-	case p.Delivery == policy.Prestart && systemd.PrestartHooks.In(pl.version):
+	case p.Delivery == policy.Prestart && !systemd.HookCredentials.In(pl.version):
 		return policy.Prestart, "the policy says so", nil
 	case p.Delivery == policy.Socket && systemd.LoadsCredentials.In(pl.version):
 		return policy.Socket, "the policy says so", nil
@@ -55,7 +55,7 @@ func (pl *Planner) choose(o *order) (_ policy.Delivery, why string, err error) {
 	case p.Delivery == policy.Native:
 		return "", "", fmt.Errorf(`delivery = "native" needs systemd %d, this is %d; expected "prestart" or "auto"`, systemd.EncryptedCredentials.From, pl.version)
 	case p.Delivery == policy.Prestart:
-		return "", "", fmt.Errorf(`delivery = "prestart" ends with systemd %d, this is %d; expected "socket" or "auto"`, systemd.PrestartHooks.Until, pl.version)
+		return "", "", fmt.Errorf(`delivery = "prestart" ends with systemd %d, this is %d; expected "socket" or "auto"`, systemd.HookCredentials.From-1, pl.version)
 	}
 	return "", "", fmt.Errorf(`delivery = "socket" needs systemd %d, this is %d; expected "prestart" or "auto"`, systemd.LoadsCredentials.From, pl.version)
 }

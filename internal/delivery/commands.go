@@ -17,12 +17,13 @@ import (
 
 // The settings whose commands run before ExecStart=, and after it.
 var (
-	earlyCommands = []string{"ExecCondition", "ExecStartPre"}
-	lateCommands  = []string{"ExecStartPost", "ExecReload", "ExecStop", "ExecStopPost"}
+	condition    = []string{"ExecCondition"}
+	hooks        = []string{"ExecStartPre"}
+	lateCommands = []string{"ExecStartPost", "ExecReload", "ExecStop", "ExecStopPost"}
 )
 
 // unreading are programs that read no credential that their command line does not name.
-var unreading = []string{"chmod", "chown", "install", "kill", "mkdir", "pkill", "podman", "rm", "sleep", "systemctl", "systemd-tmpfiles", "touch", "true"}
+var unreading = []string{"chmod", "chown", "install", "kill", "mkdir", "pkill", "podman", "rm", "sleep", "systemctl", "systemd-tmpfiles", "test", "touch", "true"}
 
 // mayRead tells whether a command may read a credential.
 func (o *order) mayRead(s units.Setting) bool {
@@ -77,27 +78,40 @@ func (o *order) findMore(is func(units.Setting) bool) *units.Setting {
 	})
 }
 
-// unserved returns a command that may read a credential and to which systemd gives none
-// that it opens itself, though a hook could. It is nil where there is none.
-func (o *order) unserved() *units.Setting {
-	if !systemd.EncryptedCredentials.In(o.version) || !systemd.PrestartHooks.In(o.version) || o.policy.SharedMounts {
-		return nil
+// wantsHook tells why the hook serves the unit better than systemd, which could open its
+// credentials itself; "" if it does not.
+func (o *order) wantsHook() string {
+	if !systemd.EncryptedCredentials.In(o.version) || o.policy.SharedMounts {
+		return ""
 	}
-	if s := o.find(slices.Concat(earlyCommands, lateCommands), o.mayRead); s != nil {
-		return s
+	if systemd.HookCredentials.In(o.version) {
+		if systemd.FailsConditions.In(o.version) && o.own("ExecCondition") && o.find(condition, o.names) == nil {
+			return fmt.Sprintf("systemd %d would take a credential that cannot be opened for an ExecCondition= that is not met", o.version)
+		}
+		return ""
 	}
-	return o.findMore(o.mayRead)
+	s := o.find(slices.Concat(hooks, lateCommands), o.mayRead)
+	if s == nil {
+		s = o.findMore(o.mayRead)
+	}
+	if s == nil {
+		return ""
+	}
+	return fmt.Sprintf("systemd %d gives no credentials of its own to the unit's %s=", o.version, s.Name)
 }
 
 // lacks returns a command that is such a one and gets no credentials by this delivery.
 // It is nil where there is none.
 func (o *order) lacks(delivery policy.Delivery, is func(units.Setting) bool) *units.Setting {
-	switch {
-	case delivery == policy.Prestart && o.unseen:
-		return o.find(earlyCommands, is) // the hook comes after them
-	case delivery == policy.Prestart:
-		return nil
-	case systemd.HookCredentials.In(o.version):
+	if delivery == policy.Prestart || systemd.ConditionsLackCredentials.In(o.version) {
+		if s := o.find(condition, is); s != nil || delivery == policy.Prestart && !o.unseen {
+			return s
+		}
+	}
+	if delivery == policy.Prestart {
+		return o.find(hooks, is) // ours comes after them
+	}
+	if systemd.HookCredentials.In(o.version) {
 		switch {
 		case o.rooted():
 			return o.find(lateCommands, is)
@@ -111,7 +125,7 @@ func (o *order) lacks(delivery policy.Delivery, is func(units.Setting) bool) *un
 		return nil
 	}
 	if systemd.HooksLackCredentials.In(o.version) {
-		if s := o.find(earlyCommands, is); s != nil {
+		if s := o.find(hooks, is); s != nil {
 			return s
 		}
 	}
@@ -132,7 +146,9 @@ func (o *order) reaches(delivery policy.Delivery) error {
 		return nil
 	}
 	expected := "expected it to be changed"
-	if delivery != policy.Prestart && systemd.PrestartHooks.In(o.version) && !o.policy.SharedMounts && o.hookable() == nil {
+	if s.Name == condition[0] {
+		expected = "expected it in ExecStartPre="
+	} else if delivery != policy.Prestart && !systemd.HookCredentials.In(o.version) && !o.policy.SharedMounts && o.hookable() == nil {
 		expected = `expected delivery = "prestart" or "auto"`
 	}
 	return fmt.Errorf("%s:%d: %s= names the credentials, which systemd %d does not give to it; %s", s.File, s.Line, s.Name, o.version, expected)

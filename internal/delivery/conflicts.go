@@ -1,18 +1,32 @@
 package delivery
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/bootseal/bootseal/internal/contract"
+	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/policy"
 	"github.com/bootseal/bootseal/units"
 )
 
-// maxEnvironment is how much is read of an EnvironmentFile=, in bytes.
-const maxEnvironment = 8 << 20
+// What is read for the EnvironmentFile= settings of one unit. A service may own the
+// folder that they lead to and have anything in it, and PID 1 waits for the generator:
+// so much takes it a few milliseconds. A system has a handful of such files for a unit,
+// of some kilobytes. Where there is more, the unit is refused.
+const (
+	maxEntries      = 4096    // of the folders that are listed for patterns
+	maxFiles        = 64      // that are there
+	maxEnvironment  = 1 << 20 // bytes of one file
+	maxEnvironments = 4 << 20 // bytes of all
+)
 
 // directory is the variable that names the folder of all credentials.
 const directory = "CREDENTIALS_DIRECTORY"
@@ -43,44 +57,141 @@ func settable(u *units.Unit, list []string) error {
 // filesSet refuses variables that an EnvironmentFile= of the unit sets, too: it
 // goes before Environment=. One that cannot be read now cannot be looked at.
 func (pl *Planner) filesSet(p *policy.Policy, u *units.Unit) error {
+	ours := map[string]bool{}
+	for _, name := range variables(p) {
+		ours[name] = true
+	}
+	l := &look{pl: pl}
 	for _, s := range u.List("Service", "EnvironmentFile") {
-		for _, file := range pl.glob(u.Expand(strings.TrimPrefix(s.Value, "-"))) {
-			if pl.automount(file) {
-				continue
+		err := l.each(u.Expand(strings.TrimPrefix(s.Value, "-")), func(file string, text []byte) error {
+			if name := firstSet(text, ours); name != "" {
+				return fmt.Errorf("%s, which is an EnvironmentFile= in %s, sets %s, too, and goes before the policy; remove it there", file, s.File, name)
 			}
-			text, err := pl.dir.ReadFile(file, maxEnvironment)
-			if err != nil {
-				continue
-			}
-			for line := range strings.Lines(string(text)) {
-				name, _, _ := strings.Cut(line, "=")
-				if name = strings.Trim(name, " \t\n\r"); slices.Contains(variables(p), name) {
-					return fmt.Errorf("%s, which is an EnvironmentFile= in %s, sets %s, too, and goes before the policy; remove it there", file, s.File, name)
-				}
-			}
+			return nil
+		})
+		if errors.Is(err, errUnseen) {
+			return fmt.Errorf("%s:%d: EnvironmentFile=%s: %w", s.File, s.Line, s.Value, err)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// glob lists the files that a pattern stands for, glob(7), with wildcards in the
-// file's name only; the pattern itself if it has none.
-func (pl *Planner) glob(pattern string) []string {
-	folder, base := path.Split(pattern)
-	if !strings.ContainsAny(base, "*?[") {
-		return []string{pattern}
-	}
-	var files []string
-	if pl.automount(folder) {
-		return nil
-	}
-	entries, _ := pl.dir.ReadDir(folder)
-	for _, entry := range entries {
-		if ok, err := path.Match(base, entry.Name()); ok && err == nil {
-			files = append(files, folder+entry.Name())
+// firstSet returns the first of those variables that text sets, systemd.exec(5), or "".
+func firstSet(text []byte, variables map[string]bool) string {
+	for len(text) > 0 {
+		line := text
+		if end := bytes.IndexAny(text, "\n\r"); end >= 0 {
+			line, text = text[:end], text[end+1:]
+		} else {
+			text = nil
+		}
+		name, _, _ := bytes.Cut(line, []byte("="))
+		if name = bytes.Trim(name, " \t"); variables[string(name)] {
+			return string(name)
 		}
 	}
-	return files
+	return ""
+}
+
+// errUnseen says that a file cannot be looked at, though it, or others, are there.
+var errUnseen = errors.New("this cannot be looked at for variables that the policy sets, too")
+
+// look is how much has been looked at for one unit.
+type look struct {
+	pl      *Planner
+	entries int   // listed
+	files   int   // read
+	bytes   int64 // of them
+}
+
+// each hands the content of the files that a pattern stands for to use.
+func (l *look) each(pattern string, use func(file string, text []byte) error) error {
+	files, err := l.glob(pattern)
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		if l.pl.automount(file) {
+			continue
+		}
+		text, err := l.pl.dir.ReadFile(file, min(maxEnvironment, maxEnvironments-l.bytes))
+		if absent(err) || errors.Is(err, root.ErrNotRegular) || errors.Is(err, fs.ErrPermission) {
+			continue
+		}
+		if l.files++; l.files > maxFiles {
+			return fmt.Errorf("%w: the unit has more than %d such files; have it name those that it needs", errUnseen, maxFiles)
+		}
+		switch {
+		case errors.Is(err, root.ErrTooLarge):
+			return fmt.Errorf("%w: %s is larger than the %d KiB of one file, or the %d KiB of all of the unit's, that are read; make it smaller, or have the unit name others", errUnseen, file, maxEnvironment>>10, maxEnvironments>>10)
+		case err != nil:
+			return fmt.Errorf("%w: %w", errUnseen, err)
+		}
+		l.bytes += int64(len(text))
+		if err := use(file, text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// glob lists the files that a pattern stands for, glob(7), in order; what has no
+// wildcard stands for itself.
+func (l *look) glob(pattern string) ([]string, error) {
+	if !path.IsAbs(pattern) {
+		return nil, nil // systemd ignores it
+	}
+	paths := []string{"/"}
+	for i, part := range strings.Split(pattern, "/")[1:] {
+		var next []string
+		for _, folder := range paths {
+			if i > 0 {
+				folder += "/"
+			}
+			if !strings.ContainsAny(part, `*?[\`) {
+				next = append(next, folder+part)
+				continue
+			}
+			if l.pl.automount(folder) {
+				continue
+			}
+			names, err := l.pl.dir.ListFolder(folder, maxEntries-l.entries)
+			switch {
+			case absent(err) || errors.Is(err, fs.ErrPermission):
+				continue
+			case errors.Is(err, root.ErrTooMany):
+				return nil, fmt.Errorf("%w: there are more than %d entries in %s, or in all folders of such patterns; have the unit name a folder without other files", errUnseen, maxEntries, folder)
+			case err != nil:
+				return nil, fmt.Errorf("%w: %w", errUnseen, err)
+			}
+			l.entries += len(names)
+			for _, name := range names {
+				if matches(part, name) {
+					next = append(next, folder+name)
+				}
+			}
+		}
+		paths = next
+	}
+	slices.Sort(paths)
+	return paths, nil
+}
+
+// matches tells whether a name fits a pattern, glob(7).
+func matches(pattern, name string) bool {
+	if name[0] == '.' && pattern[0] != '.' && !strings.HasPrefix(pattern, `\.`) {
+		return false
+	}
+	ok, err := path.Match(strings.ReplaceAll(pattern, "[!", "[^"), name)
+	return ok || err != nil && pattern == name
+}
+
+// absent tells whether a file could not be opened because there is none.
+func absent(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP)
 }
 
 // replaced says which drop-in takes the place of ours: one of the same name in a
@@ -144,7 +255,8 @@ func isCredential(u *units.Unit, s units.Setting, p *policy.Policy) bool {
 
 // onlyOurs takes away what the unit itself says of the policy's credentials, which
 // systemd would use for a blob that is missing, and of the variable that names
-// their folder, which goes before systemd's.
+// their folder, which goes before systemd's. Commands after ExecStart= have that from
+// systemd on some versions only.
 func (d *dropIn) onlyOurs(o *order) {
 	u := o.unit
 	own := u.List("Service", "SetCredential", "SetCredentialEncrypted")
@@ -155,7 +267,7 @@ func (d *dropIn) onlyOurs(o *order) {
 			d.set(s.Name, s.Value)
 		}
 	}
-	if d.folder != o.systemds() || u.Sets(directory) {
+	if d.folder != o.systemds() || u.Sets(directory) || o.policy.SharedMounts && o.find(lateCommands, o.mayRead) != nil {
 		d.set("Environment", directory+"="+d.folder)
 	}
 }

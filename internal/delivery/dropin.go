@@ -3,6 +3,7 @@ package delivery
 import (
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -135,7 +136,9 @@ func (d *dropIn) mounts(p *policy.Policy) {
 // were there.
 func (d *dropIn) checks(u *units.Unit, files []string) {
 	for _, prefix := range []string{"Condition", "Assert"} {
-		rest, changed := u.WithoutFiles(u.Checks(prefix), files)
+		// Those of the guard, which has the drop-in's name, end with it.
+		own := slices.DeleteFunc(u.Checks(prefix), func(s units.Setting) bool { return path.Base(s.File) == contract.DropInName })
+		rest, changed := u.WithoutFiles(own, files)
 		if !changed {
 			continue
 		}

@@ -30,7 +30,7 @@ var picky = map[string]string{
 // notes tells what may be otherwise than expected, though nothing is wrong.
 func (o *order) notes(delivery policy.Delivery) (all []string) {
 	if !o.policy.SharedMounts {
-		commands := slices.Concat([]string{"ExecStart"}, earlyCommands, lateCommands)
+		commands := slices.Concat([]string{"ExecStart"}, condition, hooks, lateCommands)
 		if s := o.find(commands, func(s units.Setting) bool {
 			return slices.ContainsFunc(units.Programs(s.Value), func(p units.Program) bool { return slices.Contains(mounting, p.Name) })
 		}); s != nil {

@@ -144,7 +144,11 @@ func (pl *Planner) PlanPolicy(p *policy.Policy) Plan {
 	}
 	plan, err := pl.apply(p, u)
 	if err != nil {
-		return blocked(file, u, p, fmt.Errorf("%s: %w", p.Path, err))
+		err = fmt.Errorf("%s: %w", p.Path, err)
+		plan = blocked(file, u, p, err)
+		if contract.CheckDropIn(plan.DropIns[0].Text) != nil {
+			plan = blocked(file, u, nil, err) // without the unit's own checks
+		}
 	}
 	return plan
 }
@@ -184,6 +188,9 @@ func (pl *Planner) render(o *order, delivery policy.Delivery, after []units.Sett
 		return "", err
 	}
 	if err := pl.filesSet(o.policy, o.whole); err != nil {
+		return "", err
+	}
+	if err := contract.CheckDropIn(text); err != nil {
 		return "", err
 	}
 	return text, undoes(after, o.whole, o.policy, text)

@@ -114,5 +114,9 @@ func (pl *Planner) Review(p *policy.Policy, plan Plan, u *units.Unit) (notes []s
 	if _, err := pl.render(o, plan.Delivery, after); err != nil {
 		return nil, err
 	}
-	return o.notes(plan.Delivery), nil
+	notes = o.notes(plan.Delivery)
+	if why := o.wantsHook(); why != "" && plan.Delivery != policy.Prestart && o.hookable() == nil {
+		notes = append(notes, why+`; expected delivery = "prestart"`)
+	}
+	return notes, nil
 }

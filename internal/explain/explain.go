@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"slices"
 	"strings"
 
@@ -168,7 +169,7 @@ func (s *startup) explain(open func() error) explanation {
 		return explanation{"the unit runs; nothing has failed", ""}
 	}
 	if c := failed(s.asserts); c != "" {
-		if strings.HasPrefix(c, "AssertFileNotEmpty=!") && strings.HasSuffix(c, ".toml") {
+		if isGuard(c) {
 			return explanation{"there is a policy, and bootseal-generator did not put it into force", "systemctl daemon-reload; journalctl -b -t bootseal-generator"}
 		}
 		return explanation{c + " was not met", "systemctl cat " + s.unit}
@@ -201,6 +202,13 @@ func (s *startup) explain(open func() error) explanation {
 		return explanation{"the unit was stopped; nothing has failed", "systemctl start " + s.unit}
 	}
 	return s.byStatus(open)
+}
+
+// isGuard tells whether a check is one of the installed service.d/zz-bootseal.conf,
+// this version's or an older one's: that there is nothing that has a policy's name.
+func isGuard(check string) bool {
+	_, file, ok := strings.Cut(check, "=!")
+	return ok && strings.HasSuffix(file, ".service.toml") && slices.Contains(policy.Dirs, path.Dir(file))
 }
 
 // cldExited is CLD_EXITED of waitid(2).

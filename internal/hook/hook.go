@@ -153,7 +153,8 @@ func explain() *cli.Verb {
 	v.Run = func(args []string) error {
 		status := os.Getenv("EXIT_STATUS")
 		// Of an ExecStartPre= or ExecCondition= systemd only tells that it has failed.
-		before := status == "" && os.Getenv("SERVICE_RESULT") == "exit-code"
+		result := os.Getenv("SERVICE_RESULT")
+		before := status == "" && (result == "exit-code" || result == "exec-condition")
 		if status != systemd.ExitCredentials && !before {
 			return nil
 		}

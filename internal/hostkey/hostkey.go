@@ -118,7 +118,7 @@ func Create(path string, id [16]byte) ([]byte, error) {
 	if !errors.Is(err, ErrMissing) {
 		return key, err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := atomicfile.MakeFolder(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("creating the host key: %w", err)
 	}
 	data := make([]byte, hostKeyIDSize+Size)

@@ -17,8 +17,8 @@ var mangled = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134
 func UnescapePath(field string) string { return mangled.Replace(field) }
 
 // Automounts returns what tells whether a path lies where a file system is mounted
-// only when it is used (autofs, as systemd.automount(5) has it). A generator must
-// not look there: PID 1, which is to mount it, waits for the generator.
+// only when it is used (autofs, as systemd.automount(5) has it), also by way of links.
+// A generator must not look there: PID 1, which is to mount it, waits for the generator.
 func Automounts(dir root.Dir) func(name string) bool {
 	kinds := map[string]string{} // of what was mounted last on each mount point
 	text, _ := dir.ReadFile("/proc/self/mountinfo", maxMountinfo)
@@ -28,11 +28,44 @@ func Automounts(dir root.Dir) func(name string) bool {
 			kinds[UnescapePath(fields[4])], _, _ = strings.Cut(device, " ")
 		}
 	}
-	return func(name string) bool {
-		for name = path.Clean(name); ; name = path.Dir(name) {
-			if kind, ok := kinds[name]; ok || name == "/" || name == "." {
-				return kind == "autofs"
+	return func(name string) bool { return crosses(dir, kinds, name) }
+}
+
+// maxLinks is how many symbolic links a path may lead through, path_resolution(7).
+const maxLinks = 40
+
+// crosses walks to name as the kernel does, and stops where it would have to be mounted:
+// who owns a folder may have put a link in it that leads there.
+func crosses(dir root.Dir, kinds map[string]string, name string) bool {
+	at, rest, links := "/", strings.Split(name, "/"), 0
+	for {
+		if kinds[at] == "autofs" {
+			return true
+		}
+		if len(rest) == 0 {
+			return false
+		}
+		next := rest[0]
+		rest = rest[1:]
+		switch next {
+		case "", ".":
+			continue
+		case "..":
+			at = path.Dir(at)
+			continue
+		}
+		target, err := dir.Readlink(at, next)
+		switch {
+		case err != nil: // no link, or nothing
+			at = path.Join(at, next)
+		case links == maxLinks:
+			return false // it cannot be opened either
+		default:
+			links++
+			if path.IsAbs(target) {
+				at = "/"
 			}
+			rest = append(strings.Split(target, "/"), rest...)
 		}
 	}
 }

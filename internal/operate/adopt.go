@@ -342,7 +342,7 @@ func (a *adoption) write() error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(policy.Dirs[0], 0o755); err != nil {
+	if err := atomicfile.MakeFolder(policy.Dirs[0], 0o755); err != nil {
 		return err
 	}
 	return atomicfile.Create(a.path(), append(text, '\n'), 0o600)

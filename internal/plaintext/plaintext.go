@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bootseal/bootseal/internal/atomicfile"
 	"github.com/bootseal/bootseal/internal/contract"
 	"github.com/bootseal/bootseal/internal/report"
 )
@@ -42,7 +43,7 @@ func Place(unit string, uid int, files []File) error {
 		return err
 	}
 	folder := filepath.Join(store, unit)
-	if err := os.Mkdir(folder, 0o700); err != nil {
+	if err := atomicfile.MakeFolder(folder, 0o700); err != nil {
 		return err
 	}
 	flags, err := mountRamfs(folder)
@@ -103,7 +104,8 @@ func mountRamfs(folder string) (flags uintptr, err error) {
 	return flags, err
 }
 
-// fill writes the files with the modes that credentials have on systemd 247.
+// fill writes the files with the modes that credentials have on systemd 247, whatever
+// the UMask= of the unit that the hook is of.
 func fill(folder string, uid int, files []File) error {
 	dir, err := os.OpenRoot(folder)
 	if err != nil {
@@ -119,6 +121,9 @@ func fill(folder string, uid int, files []File) error {
 		n, err := f.Write(file.Data)
 		if err == nil && n < len(file.Data) {
 			err = io.ErrShortWrite
+		}
+		if err == nil {
+			err = f.Chmod(0o400)
 		}
 		if err == nil {
 			err = f.Chown(uid, 0)

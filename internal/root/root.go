@@ -20,6 +20,9 @@ import (
 // ErrTooLarge says that a file is longer than the caller is willing to read.
 var ErrTooLarge = failure.Damaged.New("file too large", "no credential is that large; is it the right file?")
 
+// ErrTooMany says that a folder has more entries than the caller is willing to list.
+var ErrTooMany = errors.New("too many entries")
+
 // ErrNotRegular says that a path is not a regular file: reading a FIFO or a
 // device could block the boot.
 var ErrNotRegular = errors.New("not a regular file")
@@ -43,12 +46,16 @@ func (d Dir) ReadFile(name string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	// To open a device may do something already: a watchdog begins to count.
+	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: %w", name, ErrNotRegular)
+	}
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	st, err := f.Stat()
+	st, err := f.Stat() // it may have been exchanged
 	if err != nil {
 		return nil, err
 	}
@@ -75,6 +82,28 @@ func (d Dir) ReadDir(name string) ([]fs.DirEntry, error) {
 		return nil, err
 	}
 	return os.ReadDir(path)
+}
+
+// ListFolder returns the names in a folder, in no order. It reads no more of it than
+// takes to see that there are more than limit, which fails with ErrTooMany.
+func (d Dir) ListFolder(name string, limit int) ([]string, error) {
+	path, err := d.Path(name)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(limit + 1)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	if len(names) > limit {
+		return nil, fmt.Errorf("%s: %w: at most %d are listed", name, ErrTooMany, limit)
+	}
+	return names, nil
 }
 
 // Readlink returns what the symbolic link dir/base says, as it stands there.

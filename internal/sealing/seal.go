@@ -5,11 +5,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"time"
 
+	"github.com/bootseal/bootseal/internal/atomicfile"
 	"github.com/bootseal/bootseal/internal/credential"
 	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/bootseal/bootseal/internal/hostkey"
@@ -74,10 +73,7 @@ func MakeStore(file string) error {
 	if filepath.Dir(file) != policy.CredentialStore {
 		return nil
 	}
-	if err := os.Mkdir(policy.CredentialStore, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return nil
+	return atomicfile.MakeFolder(policy.CredentialStore, 0o700)
 }
 
 // Seal makes a binary credential.

@@ -11,7 +11,9 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -38,11 +40,14 @@ const (
 	// together connect together.
 	gather = 20 * time.Millisecond
 	batch  = 10
-	// patience is how long a peer may take to read its credential, and readers
-	// how many may do so at the same time: a unit that gets little of the
-	// processor reads slowly, and is not to keep the others waiting.
+	// patience is how long a peer may take to read its credential: a unit that gets
+	// little of the processor reads slowly. Of one unit perUnit requests are worked on
+	// at the same time, so that it has the server hold that many secrets at most.
+	// systemd asks for one after the other.
 	patience = 10 * time.Second
-	readers  = 64
+	perUnit  = 4
+	// respite is how long the server waits where it is out of descriptors.
+	respite = 100 * time.Millisecond
 	// reloadTime is how long it waits for the drop-ins when systemd reloads.
 	reloadTime = 2 * time.Second
 )
@@ -58,19 +63,37 @@ type request struct {
 	name   string
 	sealed *sealing.File
 	policy *policy.Policy
-	plain  bool // systemd cannot open an answer that is sealed
+	plain  bool         // systemd cannot open an answer that is sealed
+	opened chan outcome // of the credential, or why it could not be
 }
 
-// server opens the credentials one after the other: the TPM can do only one thing
-// at a time, and requests that come together share the primary key.
+type outcome struct {
+	payload *encryption.Plaintext
+	err     error
+}
+
+// server works on all requests at the same time, as any of them may have to wait: for
+// its unit's drop-in, for the disk that its blob is on, for its peer to read. Only the
+// TPM can do no more than one thing at a time: what needs it is opened by one
+// goroutine, with the same primary key what comes together.
 type server struct {
-	answers sync.WaitGroup
-	slots   chan struct{} // for readers
-	booting bool          // the TPM has not been waited for
+	requests sync.WaitGroup
+	count    atomic.Int64  // of the requests that are being worked on
+	ready    chan *request // for the TPM
+	booting  bool          // the TPM has not been waited for
+
+	identify func(*request) error
+	open     func(booting bool, all []*sealing.File) ([]*encryption.Plaintext, error)
+
+	mutex sync.Mutex
+	units map[string]chan struct{} // a place for each request of a unit
 }
 
 func newServer() *server {
-	return &server{slots: make(chan struct{}, readers), booting: true}
+	return &server{
+		ready: make(chan *request), booting: true, units: map[string]chan struct{}{},
+		identify: (*request).identify, open: open,
+	}
 }
 
 // Verb is what bootseal.service runs.
@@ -103,111 +126,156 @@ func serve() error {
 		<-end
 		listener.Close()
 	}()
-	s := newServer()
-	defer s.answers.Wait()
-	for {
-		requests, err := receive(listener)
-		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("waiting for connections: %w", err)
-		}
-		s.answer(requests)
-	}
+	return newServer().serve(listener)
 }
 
-// receive waits for a connection and takes those that come with it.
-func receive(listener *net.UnixListener) ([]*request, error) {
-	var all []*request
-	wait := idle
+// serve answers until there has been nothing to do for a while, or the listener is
+// closed.
+func (s *server) serve(listener *net.UnixListener) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for requests := s.gather(); requests != nil; requests = s.gather() {
+			s.openAll(requests)
+		}
+	}()
+	defer func() {
+		s.requests.Wait()
+		close(s.ready)
+		<-done
+	}()
 	for {
-		if err := listener.SetDeadline(time.Now().Add(wait)); err != nil {
-			return all, err
+		if err := listener.SetDeadline(time.Now().Add(idle)); err != nil {
+			return err
 		}
 		conn, err := listener.AcceptUnix()
 		switch {
 		case err == nil:
-			wait = gather
-			if all = append(all, &request{conn: conn}); len(all) == batch {
-				return all, nil
-			}
-		case len(all) > 0:
-			return all, nil
+			s.requests.Add(1)
+			s.count.Add(1)
+			go func() {
+				defer s.requests.Done()
+				defer s.count.Add(-1)
+				s.answer(&request{conn: conn, opened: make(chan outcome, 1)})
+			}()
+		case errors.Is(err, os.ErrDeadlineExceeded) && s.count.Load() > 0:
+			// Whoever comes meanwhile need not wait for the end.
+		case errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed):
+			return nil
+		case errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ECONNABORTED):
+			time.Sleep(respite) // until some have been answered
 		default:
-			return all, err
+			return fmt.Errorf("waiting for connections: %w", err)
 		}
 	}
 }
 
-// answer has each request sent its credential, or a refusal.
-func (s *server) answer(requests []*request) {
-	var good []*request
-	for _, r := range requests {
-		if err := r.identify(); err != nil {
-			s.send(func() { r.refuse(err) })
-			continue
-		}
-		good = append(good, r)
+// answer sends a request its credential, or a refusal.
+func (s *server) answer(r *request) {
+	defer r.conn.Close()
+	if err := s.identify(r); err != nil {
+		r.refuse(err)
+		return
 	}
-	for len(good) > 0 {
-		all := make([]*sealing.File, len(good))
-		useTPM2 := false
-		for i, r := range good {
+	places := s.places(r.unit)
+	places <- struct{}{}
+	defer func() { <-places }()
+	if r.sealed.Blob.Type.NeedsTPM2() {
+		s.ready <- r
+	} else {
+		s.openAll([]*request{r})
+	}
+	o := <-r.opened
+	if o.err != nil {
+		r.refuse(o.err)
+		return
+	}
+	defer o.payload.Wipe()
+	r.send(o.payload.Payload)
+}
+
+// places are as many as there may be requests of the unit.
+func (s *server) places(unit string) chan struct{} {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	if s.units[unit] == nil {
+		s.units[unit] = make(chan struct{}, perUnit)
+	}
+	return s.units[unit]
+}
+
+// gather waits for a request that needs the TPM and takes those that come with it. It
+// returns nothing at the end.
+func (s *server) gather() []*request {
+	first, ok := <-s.ready
+	if !ok {
+		return nil
+	}
+	all := []*request{first}
+	for len(all) < batch {
+		select {
+		case r, ok := <-s.ready:
+			if !ok {
+				return all
+			}
+			all = append(all, r)
+		case <-time.After(gather):
+			return all
+		}
+	}
+	return all
+}
+
+// openAll opens the credentials of the requests, each of which either needs the TPM or
+// is alone.
+func (s *server) openAll(requests []*request) {
+	for len(requests) > 0 {
+		all := make([]*sealing.File, len(requests))
+		for i, r := range requests {
 			all[i] = r.sealed
-			useTPM2 = useTPM2 || r.sealed.Blob.Type.NeedsTPM2()
 		}
-		// Null credentials are here only where the policy asks for them.
-		how := sealing.ForUnit(sealing.NullAccepted)
-		if s.booting {
-			how = sealing.ForBootingUnit(sealing.NullAccepted)
+		needsTPM2 := all[0].Blob.Type.NeedsTPM2()
+		opened, err := s.open(needsTPM2 && s.booting, all)
+		if needsTPM2 {
+			s.booting = false
 		}
-		opened, err := how.Open(all)
-		s.booting = s.booting && !useTPM2
 		if err != nil {
-			good = s.without(good, err)
+			requests = without(requests, err)
 			continue
 		}
-		for i, r := range good {
-			s.send(func() {
-				defer opened[i].Wipe()
-				r.send(opened[i].Payload)
-			})
+		for i, r := range requests {
+			r.opened <- outcome{payload: opened[i]}
 		}
 		return
 	}
 }
 
-// send has an answer written, without waiting until the peer has read it.
-func (s *server) send(write func()) {
-	s.slots <- struct{}{}
-	s.answers.Add(1)
-	go func() {
-		defer func() {
-			<-s.slots
-			s.answers.Done()
-		}()
-		write()
-	}()
+func open(booting bool, all []*sealing.File) ([]*encryption.Plaintext, error) {
+	// Null credentials are here only where the policy asks for them.
+	how := sealing.ForUnit(sealing.NullAccepted)
+	if booting {
+		how = sealing.ForBootingUnit(sealing.NullAccepted)
+	}
+	return how.Open(all)
 }
 
-// without refuses the request that err is about, or all that need the TPM if it
-// is about that, and returns the others.
-func (s *server) without(requests []*request, err error) (others []*request) {
+// without refuses the request that err is about, or all if it is about the TPM, and
+// returns the others.
+func without(requests []*request, err error) (others []*request) {
 	var at *sealing.FileError
 	one := errors.As(err, &at) && !failure.OfTPM(err)
 	for _, r := range requests {
-		if one && r.sealed == at.File || !one && r.sealed.Blob.Type.NeedsTPM2() {
-			s.send(func() { r.refuse(err) })
-			continue
+		if one && r.sealed != at.File {
+			others = append(others, r)
 		}
-		others = append(others, r)
 	}
 	if len(others) == len(requests) {
-		for _, r := range requests {
-			s.send(func() { r.refuse(err) })
+		others = nil // it is about none of them
+	}
+	for _, r := range requests {
+		if !slices.Contains(others, r) {
+			r.opened <- outcome{err: err}
 		}
-		return nil
 	}
 	return others
 }
@@ -271,7 +339,6 @@ func takesPlain(dir root.Dir, unit string) (plain bool, err error) {
 // cut off does not open, whereas of a plain one PID 1 would take what came for
 // the secret.
 func (r *request) send(payload []byte) {
-	defer r.conn.Close()
 	answer := payload
 	if !r.plain {
 		text, err := sealAnswer(r.name, payload)
@@ -308,7 +375,6 @@ func sealAnswer(name string, payload []byte) ([]byte, error) {
 
 // refuse makes PID 1 fail the unit.
 func (r *request) refuse(cause error) {
-	defer r.conn.Close()
 	if r.unit == "" {
 		log.Printf("<4>refusing a connection: %v", cause)
 	} else {

@@ -1,13 +1,16 @@
 package server
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,7 +20,10 @@ import (
 
 	"github.com/bootseal/bootseal/internal/atomicfile"
 	"github.com/bootseal/bootseal/internal/contract"
+	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/bootseal/bootseal/internal/root"
+	"github.com/bootseal/bootseal/internal/sealing"
 	"github.com/bootseal/bootseal/policy"
 )
 
@@ -156,25 +162,167 @@ func listen(t *testing.T) *net.UnixListener {
 	return l
 }
 
-// A peer that does not read keeps no other from its answer.
-func TestSlowPeer(t *testing.T) {
-	l, s := listen(t), newServer()
-	var peers []*net.UnixConn
+// served is a server at work, with made-up units and credentials.
+func served(t *testing.T, s *server) *net.UnixListener {
+	t.Helper()
+	log.SetOutput(io.Discard)
+	l, end := listen(t), make(chan error)
+	go func() { end <- s.serve(l) }()
+	t.Cleanup(func() {
+		l.Close()
+		if err := <-end; err != nil {
+			t.Error(err)
+		}
+		log.SetOutput(os.Stderr)
+	})
+	return l
+}
+
+// wants has a request named by its peer: for TYPE-UNIT-NUMBER one of that unit.
+func wants(r *request) error {
+	field := strings.Split(r.conn.RemoteAddr().String(), "-")
+	kind := map[string]credential.Type{"tpm": credential.TypeTPM2, "host": credential.TypeHost}[field[len(field)-3]]
+	r.unit, r.name, r.plain = field[len(field)-2], field[len(field)-1], true
+	r.sealed = &sealing.File{Name: r.name, Blob: &credential.Blob{Type: kind}}
+	return nil
+}
+
+// opens makes of each credential as much as the test wants.
+func opens(size int) func(bool, []*sealing.File) ([]*encryption.Plaintext, error) {
+	return func(_ bool, all []*sealing.File) (opened []*encryption.Plaintext, err error) {
+		for range all {
+			opened = append(opened, &encryption.Plaintext{Payload: make([]byte, size)})
+		}
+		return opened, nil
+	}
+}
+
+func read(t *testing.T, peer *net.UnixConn, want int) {
+	t.Helper()
+	if all, err := io.ReadAll(peer); err != nil || len(all) != want {
+		t.Errorf("%d bytes, %v; want %d", len(all), err, want)
+	}
+}
+
+// Peers that do not read keep no other from its answer, as many as they may be: neither
+// those that are refused, nor those of a unit that has its secrets wait.
+func TestSlowPeers(t *testing.T) {
+	s := newServer()
+	s.open = opens(1 << 20)
+	s.identify = func(r *request) error {
+		if strings.Contains(r.conn.RemoteAddr().String(), "stranger") {
+			return errors.New("none of ours")
+		}
+		return wants(r)
+	}
+	l := served(t, s)
+	var peers, strangers []*net.UnixConn
+	for i := range 100 {
+		strangers = append(strangers, dialAs(t, l, fmt.Sprintf("stranger-%d", i)))
+		peers = append(peers, dialAs(t, l, fmt.Sprintf("tpm-slow-%d", i)), dialAs(t, l, fmt.Sprintf("host-slow-%d", i)))
+	}
 	for i := range 3 {
-		peers = append(peers, dialAs(t, l, fmt.Sprint(i)))
-		conn, err := l.AcceptUnix()
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.answer([]*request{{conn: conn}})
+		read(t, dialAs(t, l, fmt.Sprintf("tpm-a-%d", i)), 1<<20)
+		read(t, dialAs(t, l, fmt.Sprintf("host-b-%d", i)), 1<<20)
 	}
-	for _, peer := range []*net.UnixConn{peers[2], peers[1], peers[0]} {
-		// Only what nobody has waited for has not been given up meanwhile.
-		if all, err := io.ReadAll(peer); err != nil || len(all) != len(refusal) {
-			t.Errorf("%d bytes, %v; want %d", len(all), err, len(refusal))
-		}
+	// Nobody has waited for these, so that they have not been given up.
+	read(t, strangers[len(strangers)-1], len(refusal))
+	for _, peer := range slices.Concat(peers, strangers) {
+		peer.Close()
 	}
-	s.answers.Wait()
+}
+
+// A unit whose drop-in, policy or blob is waited for keeps no other from its answer.
+func TestWaitingPeers(t *testing.T) {
+	s, end := newServer(), make(chan struct{})
+	s.open = opens(10)
+	s.identify = func(r *request) error {
+		if strings.Contains(r.conn.RemoteAddr().String(), "away") {
+			<-end
+		}
+		return wants(r)
+	}
+	l := served(t, s)
+	var away []*net.UnixConn
+	for i := range 100 {
+		away = append(away, dialAs(t, l, fmt.Sprintf("tpm-away%d-1", i)))
+	}
+	read(t, dialAs(t, l, "tpm-a-1"), 10)
+	read(t, dialAs(t, l, "host-b-1"), 10)
+	close(end)
+	for _, peer := range away {
+		read(t, peer, 10)
+	}
+}
+
+// What the TPM is not needed for does not wait for it.
+func TestBusyTPM(t *testing.T) {
+	s, end := newServer(), make(chan struct{})
+	s.identify = wants
+	s.open = func(booting bool, all []*sealing.File) ([]*encryption.Plaintext, error) {
+		if all[0].Blob.Type.NeedsTPM2() {
+			<-end
+		}
+		return opens(10)(booting, all)
+	}
+	l := served(t, s)
+	peer := dialAs(t, l, "tpm-a-1")
+	read(t, dialAs(t, l, "host-b-1"), 10)
+	close(end)
+	read(t, peer, 10)
+}
+
+// What comes together is opened together, one batch after the other; a credential that
+// cannot be opened takes only its own unit with it, and the TPM is waited for once.
+func TestBatches(t *testing.T) {
+	s := newServer()
+	var (
+		busy          atomic.Int32
+		sizes, waited []int
+		all           sync.WaitGroup
+		gathered      = make(chan struct{})
+	)
+	const count = 2*batch + 3
+	s.open = func(booting bool, all []*sealing.File) ([]*encryption.Plaintext, error) {
+		<-gathered
+		if busy.Add(1) > 1 {
+			t.Error("the TPM is used by two at a time")
+		}
+		defer busy.Add(-1)
+		sizes = append(sizes, len(all))
+		if booting {
+			waited = append(waited, len(sizes))
+		}
+		for _, f := range all {
+			if f.Name == "bad" {
+				return nil, &sealing.FileError{File: f, Err: errors.New("damaged")}
+			}
+		}
+		return opens(10)(booting, all)
+	}
+	s.identify = wants
+	l := served(t, s)
+	for i := range count {
+		name, want := "good", 10
+		if i == count-1 {
+			name, want = "bad", len(refusal)
+		}
+		peer := dialAs(t, l, fmt.Sprintf("tpm-u%d-%s", i, name))
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			read(t, peer, want)
+		}()
+	}
+	for s.count.Load() < count { // all are at hand
+		runtime.Gosched()
+	}
+	close(gathered)
+	all.Wait()
+	// One more, since one of them had the others try again.
+	if len(sizes) > 5 || slices.Max(sizes) > batch || !slices.Equal(waited, []int{1}) {
+		t.Errorf("opened together: %v, waiting for the TPM in %v; want few, %d at most", sizes, waited, batch)
+	}
 }
 
 // A process that has ended may have left its connection, and its number, to others.
@@ -230,27 +378,4 @@ func TestEndedInterrupted(t *testing.T) {
 	}
 	done.Store(true)
 	stopped.Wait()
-}
-
-// More connections than one batch are all taken, none is lost.
-func TestReceive(t *testing.T) {
-	l := listen(t)
-	const count = batch + 3
-	for i := range count {
-		dialAs(t, l, fmt.Sprint(i))
-	}
-	seen := map[string]bool{}
-	for _, want := range []int{batch, count - batch} {
-		all, err := receive(l)
-		if err != nil || len(all) != want {
-			t.Fatalf("%d connections, %v; want %d", len(all), err, want)
-		}
-		for _, r := range all {
-			seen[r.conn.RemoteAddr().String()] = true
-			r.conn.Close()
-		}
-	}
-	if len(seen) != count {
-		t.Errorf("%d peers seen; want %d", len(seen), count)
-	}
 }

@@ -33,9 +33,6 @@ var (
 	Supported = fact(239, onward,
 		"has every setting that a hook needs",
 		"239, 245, 247, 249, 250, 251, 252, 254, 255, 256, 257, 262")
-	PrestartHooks = fact(239, 251,
-		"a hook in ExecStartPre= can provide what is opened too late for systemd itself",
-		"239, 245, 247, 249; source for 250 and 251")
 	RunsScripts = fact(239, 259,
 		"makes units of the scripts in /etc/init.d",
 		"247, 252, 254, 257, and not any more 262; not 258 to 261")
@@ -58,8 +55,11 @@ var (
 		"fails any ExecStartPre= of a unit with LoadCredential= and a mount namespace, with 226/NAMESPACE",
 		"247, and without the fault 249")
 	HooksLackCredentials = fact(248, 251,
-		"gives no credentials to ExecStartPre= and ExecCondition=",
+		"gives no credentials to ExecStartPre=",
 		"249, 250, 251, and with them 252")
+	ConditionsLackCredentials = fact(248, 257,
+		"gives no credentials to ExecCondition=",
+		"249, 250, 251, 252, 254, 257, and with them 262; not 258 to 261")
 	EncryptedCredentials = fact(250, onward,
 		"has LoadCredentialEncrypted= and opens credentials itself",
 		"250, 251, 252, 254, 255, 256, 257, 262")
@@ -113,7 +113,10 @@ var (
 		"252, 257, 262; not 253 to 256")
 	LateCommandsLackCredentials = fact(257, onward,
 		"gives no credentials to ExecReload=, ExecStop= and ExecStopPost=",
-		"257")
+		"257, 262")
+	FailsConditions = fact(258, onward,
+		"takes a credential that cannot be opened for an ExecCondition= that is not met, and skips the unit",
+		"262, and not 252, 254 and 257; not 258 to 261")
 	OpensElsewhere = fact(258, onward,
 		"opens credentials of units with a device policy in systemd-creds@.service",
 		"262")
