@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -120,45 +119,47 @@ func clone(version int, kind string) (*machine.Machine, error) {
 }
 
 func addServices(m *machine.Machine) error {
-	folder := filepath.Join(machine.Cache(), fmt.Sprintf("services-%d", m.Version))
-	if _, err := os.Stat(folder); err != nil {
-		return fmt.Errorf("%w, and test/setup-packages", machine.ErrNotSetUp)
+	if err := m.Install(fmt.Sprintf("services-%d", m.Version)); err != nil {
+		return fmt.Errorf("%w, and test/setup-packages", err)
 	}
-	cmd := exec.Command("sh", "-c", `tar -C "$0" -c . | tar -C "$1" -x --keep-directory-symlink`, folder, m.Root)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("adding services: %w: %s", err, out)
+	// The kernel's own devices, of which a container has few.
+	if err := m.Write("/etc/tmpfiles.d/devices.conf", "d /dev/net\nc /dev/net/tun 0666 root root - 10:200\nc /dev/fuse 0666 root root - 10:229\n", 0o644); err != nil {
+		return err
 	}
-	// The software TPM has no resource manager: the tests start one after the other.
-	for _, unit := range []string{"nginx", "haproxy", "postgresql"} {
-		if err := os.Remove(m.Path("/etc/systemd/system/multi-user.target.wants/" + unit + ".service")); err != nil {
-			return err
-		}
+	switch m.Version {
+	case 247:
+		return addWireGuard(m)
+	case 262:
+		return borrow(m, "/usr/bin", "services-257/usr/bin/rclone")
 	}
-	return addWireGuard(m)
+	return nil
 }
 
 // addWireGuard has the machine make WireGuard interfaces without the kernel's help,
 // which not every machine that tests has. Debian has the program since 12; on 11
 // it runs with the libraries of another.
 func addWireGuard(m *machine.Machine) error {
-	if err := m.Write("/etc/tmpfiles.d/tun.conf", "d /dev/net\nc /dev/net/tun 0666 root root - 10:200\n", 0o644); err != nil {
+	err := borrow(m, "/opt/wireguard", "services-257/usr/bin/wireguard-go", "257/lib64/ld-linux-x86-64.so.2", "257/usr/lib/x86_64-linux-gnu/libc.so.6")
+	if err != nil {
 		return err
-	}
-	if m.Version > 247 {
-		return nil
-	}
-	for _, file := range []string{"services-257/usr/bin/wireguard-go", "257/lib64/ld-linux-x86-64.so.2", "257/usr/lib/x86_64-linux-gnu/libc.so.6"} {
-		data, err := os.ReadFile(filepath.Join(machine.Cache(), file))
-		if err != nil {
-			return err
-		}
-		if err := m.Write("/opt/wireguard/"+filepath.Base(file), string(data), 0o755); err != nil {
-			return err
-		}
 	}
 	return m.Write("/usr/bin/wireguard-go", `#!/bin/sh
 cd /opt/wireguard
 WG_PROCESS_FOREGROUND=1 ./ld-linux-x86-64.so.2 --library-path . ./wireguard-go "$@" &
 until [ -S /run/wireguard/$1.sock ]; do sleep 0.1; done
 `, 0o755)
+}
+
+// borrow copies programs of another suite to a folder of the machine.
+func borrow(m *machine.Machine, folder string, files ...string) error {
+	for _, file := range files {
+		data, err := os.ReadFile(filepath.Join(machine.Cache(), file))
+		if err != nil {
+			return err
+		}
+		if err := m.Write(filepath.Join(folder, filepath.Base(file)), string(data), 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
 }

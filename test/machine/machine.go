@@ -136,11 +136,33 @@ func mount(version int, layers string) (*Machine, error) {
 			return nil, errors.Join(err, m.Close())
 		}
 	}
-	options := "lowerdir=" + layers + ",upperdir=" + dir + "/upper,workdir=" + dir + "/work"
-	if err := syscall.Mount("overlay", m.Root, "overlay", 0, options); err != nil {
-		return nil, errors.Join(fmt.Errorf("mounting an overlay on %s: %w", m.Root, err), m.Close())
+	if err := m.mountRoot(); err != nil {
+		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
+}
+
+func (m *Machine) mountRoot() error {
+	options := "lowerdir=" + m.layers + ",upperdir=" + m.dir + "/upper,workdir=" + m.dir + "/work"
+	if err := syscall.Mount("overlay", m.Root, "overlay", 0, options); err != nil {
+		return fmt.Errorf("mounting an overlay on %s: %w", m.Root, err)
+	}
+	return nil
+}
+
+// Install adds what is in a tree in the cache, which was made over the machine's own:
+// packages, for one. What has been written to the machine before stays as it is. It
+// returns [ErrNotSetUp] where there is no such tree.
+func (m *Machine) Install(name string) error {
+	tree, err := filepath.EvalSymlinks(filepath.Join(Cache(), name))
+	if err != nil {
+		return fmt.Errorf("installing %s: %w", name, ErrNotSetUp)
+	}
+	if err := syscall.Unmount(m.Root, 0); err != nil {
+		return fmt.Errorf("unmounting %s: %w", m.Root, err)
+	}
+	m.layers = tree + ":" + m.layers
+	return m.mountRoot()
 }
 
 // Close frees everything the machine holds.
