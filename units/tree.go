@@ -28,6 +28,10 @@ var searchPath = []string{
 	"/usr/lib/systemd/system",
 }
 
+// generated is where generators have written units, systemd.generator(7), the most
+// important folder first.
+var generated = []string{"/run/systemd/generator.early", "/run/systemd/generator", "/run/systemd/generator.late"}
+
 // splitUsr is where distributions that keep /lib apart from /usr/lib have
 // systemd and its units. It is looked at before /usr/lib.
 const splitUsr = "/lib/systemd/system"
@@ -72,14 +76,41 @@ func ReadTree(dir root.Dir, version int) (*Tree, error) {
 			switch {
 			case (strings.HasSuffix(name, service+".d") || name == "service.d") && (entry.IsDir() || t.mayLink(folder, name)):
 				t.folders[folder+"/"+name] = true
-			case strings.HasSuffix(name, service) && t.files[name] == "":
-				if entry.Type()&fs.ModeSymlink == 0 || t.readAlias(folder, name) {
-					t.files[name] = folder + "/" + name
-				}
+			default:
+				t.readFile(folder, entry)
 			}
 		}
 	}
 	return t, nil
+}
+
+// ReadTreeAfter is ReadTree for when the generators have run: it knows the units, too,
+// that only they have made, but not their drop-ins, bootseal's own among them.
+func ReadTreeAfter(dir root.Dir, version int) (*Tree, error) {
+	t, err := ReadTree(dir, version)
+	if err != nil {
+		return nil, err
+	}
+	t.path = append(t.path, generated...)
+	for _, folder := range generated {
+		entries, err := dir.ReadDir(folder)
+		if err != nil && !isNoFolder(err) {
+			return nil, fmt.Errorf("listing the units of generators: %w", err)
+		}
+		for _, entry := range entries {
+			t.readFile(folder, entry)
+		}
+	}
+	return t, nil
+}
+
+// readFile notes what a folder has, if it is a unit file, or an alias of one, and the
+// first of that name.
+func (t *Tree) readFile(folder string, entry fs.DirEntry) {
+	name := entry.Name()
+	if strings.HasSuffix(name, service) && t.files[name] == "" && (entry.Type()&fs.ModeSymlink == 0 || t.readAlias(folder, name)) {
+		t.files[name] = folder + "/" + name
+	}
 }
 
 // mayLink tells whether systemd follows folder/name, a link, as a drop-in

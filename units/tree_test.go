@@ -55,6 +55,45 @@ func TestDropIns(t *testing.T) {
 	}
 }
 
+// TestReadTreeAfter: what generators made is known after them, without their drop-ins.
+func TestReadTreeAfter(t *testing.T) {
+	const made = "/run/systemd/generator"
+	dir := roottest.Tree(t, map[string]string{
+		usr + "known.service":                       "[Service]\n",
+		made + "/known.service":                     "[Service]\n",
+		made + "/app.service":                       "[Service]\nA=app\n",
+		made + "/app.service.d/zz-bootseal.conf":    "[Service]\nA=ours\n",
+		etc + "app.service.d/a.conf":                "[Service]\nB=own\n",
+		made + "/other.service":                     "-> app.service",
+		made + ".late/each@.service":                "[Service]\n",
+		made + ".late/app.service":                  "[Service]\nA=late\n",
+		made + "/multi-user.target.wants/x.service": "[Service]\n",
+	})
+	before, err := ReadTree(dir, 257)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := ReadTreeAfter(dir, 257)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"known.service": usr + "known.service", "app.service": made + "/app.service", "other.service": made + "/app.service", "each@one.service": made + ".late/each@.service"} {
+		if _, err := before.Load(name); (err == nil) != (name == "known.service") {
+			t.Errorf("%s before the generators: %v", name, err)
+		}
+		u, err := after.Load(name)
+		if err != nil || u.Fragment != want {
+			t.Errorf("%s: %+v, %v; want %s", name, u, err, want)
+		}
+	}
+	if u, err := after.Load("app.service"); err != nil || u.Last("Service", "A") != "app" || u.Last("Service", "B") != "own" {
+		t.Errorf("app.service: %+v, %v", u, err)
+	}
+	if u, err := after.Load("x.service"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("x.service: %+v, %v", u, err)
+	}
+}
+
 func TestInstances(t *testing.T) {
 	dir := roottest.Tree(t, map[string]string{
 		usr + "a@.service":            "[Service]\nA=template\n",

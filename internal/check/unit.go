@@ -15,6 +15,7 @@ import (
 
 	"github.com/bootseal/bootseal/internal/contract"
 	"github.com/bootseal/bootseal/internal/credential"
+	"github.com/bootseal/bootseal/internal/delivery"
 	"github.com/bootseal/bootseal/internal/encryption"
 	"github.com/bootseal/bootseal/internal/failure"
 	"github.com/bootseal/bootseal/internal/manager"
@@ -58,15 +59,13 @@ func (c *checking) unit(file policy.File) {
 // installed checks the unit, and what the generator makes of its policy.
 func (c *checking) installed(file policy.File, p *policy.Policy, add func(string, verdict, string, string)) *units.Unit {
 	u, err := c.planner.Load(file.Unit)
+	unseen := errors.Is(err, units.ErrNotFound)
+	if unseen {
+		u, err = c.planner.Made(file.Unit)
+	}
 	switch {
 	case errors.Is(err, units.ErrNotFound):
-		made := contract.MadeBy("/", file.Unit)
-		if made == "" {
-			add("unit", bad, err.Error(), "rm "+file.Path)
-			return nil
-		}
-		add("unit", good, made+", which another generator made", "")
-		c.delivered(file, p, add)
+		add("unit", bad, err.Error(), "rm "+file.Path)
 		return nil
 	case errors.Is(err, units.ErrMasked):
 		add("unit", bad, err.Error(), "systemctl unmask "+file.Unit)
@@ -75,8 +74,20 @@ func (c *checking) installed(file policy.File, p *policy.Policy, add func(string
 		add("unit", badOrUnknown(err), err.Error(), "systemd-analyze verify "+file.Unit)
 		return nil
 	}
-	add("unit", good, u.Fragment, "")
-	c.delivered(file, p, add)
+	plan := c.planner.Plan(file)
+	found := u.Fragment
+	if unseen {
+		found += ", which another generator made"
+		if plan.Err == nil {
+			plan.Notes, err = c.planner.Review(p, plan, u)
+		}
+	}
+	if err != nil {
+		add("unit", bad, found+": "+err.Error(), "systemctl cat "+file.Unit)
+	} else {
+		add("unit", good, found, "")
+	}
+	c.delivered(file, plan, add)
 	dumps, limited, where := coreDumps("/")
 	switch {
 	case !dumps:
@@ -92,8 +103,7 @@ func (c *checking) installed(file policy.File, p *policy.Policy, add func(string
 }
 
 // delivered checks how the credentials reach the unit.
-func (c *checking) delivered(file policy.File, p *policy.Policy, add func(string, verdict, string, string)) {
-	plan := c.planner.Plan(file)
+func (c *checking) delivered(file policy.File, plan delivery.Plan, add func(string, verdict, string, string)) {
 	switch {
 	case errors.Is(plan.Err, fs.ErrPermission):
 		add("delivery", unknown, plan.Err.Error(), "")

@@ -99,20 +99,11 @@ func TestDropIn(t *testing.T) {
 		Generated + "/foreign.service.d/other.conf":    native,
 		Generated + "/data.mount.d/" + DropInName:      native,
 		Generated + "/plain.service":                   native,
-		Generated + ".late/x@.service":                 "[Service]\n",
 	})
 	for unit, want := range map[string]Answer{"a.service": SealedAnswer, "b.service": PlainAnswer, "blocked.service": NoAnswer, "masked.service": NoAnswer} {
 		d, err := ReadDropIn(dir, unit, DropInName)
 		if err != nil || d.Answer() != want {
 			t.Errorf("%s: %v, %v; want %v", unit, d.Answer(), err, want)
-		}
-	}
-	if made := MadeBy(dir, "plain.service"); made != Generated+"/plain.service" {
-		t.Errorf("made by a generator: %q", made)
-	}
-	for unit, want := range map[string]string{"x@.service": "/run/systemd/generator.late/x@.service", "x@1.service": "/run/systemd/generator.late/x@.service", "x.service": "", "a.service": ""} {
-		if made := MadeBy(dir, unit); made != want {
-			t.Errorf("%s: made by a generator: %q", unit, made)
 		}
 	}
 	for text, want := range map[DropIn]bool{"\n[Service]\nNotifyAccess=exec\nUnsetEnvironment=NOTIFY_SOCKET\n": true, "\n[Service]\nNotifyAccess=exec\n": false} {

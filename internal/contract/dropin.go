@@ -54,20 +54,6 @@ func Settled(dir root.Dir) []string {
 	return all
 }
 
-// MadeBy is the unit file that another generator made for a unit, or for the template
-// that it is an instance of; "" if there is none, systemd.generator(7).
-func MadeBy(dir root.Dir, unit string) string {
-	prefix, _, _ := strings.Cut(unit, "@")
-	for _, folder := range []string{Generated + ".early", Generated, Generated + ".late"} {
-		for _, name := range []string{unit, prefix + "@.service"} {
-			if _, err := dir.ReadFile(path.Join(folder, name), MaxDropIn); err == nil {
-				return path.Join(folder, name)
-			}
-		}
-	}
-	return ""
-}
-
 // Answer is what systemd expects to read from the socket.
 type Answer int
 

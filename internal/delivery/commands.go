@@ -23,7 +23,7 @@ var (
 )
 
 // unreading are programs that read no credential that their command line does not name.
-var unreading = []string{"chmod", "chown", "install", "kill", "mkdir", "pkill", "rm", "sleep", "systemctl", "systemd-tmpfiles", "test", "touch", "true"}
+var unreading = []string{"chmod", "chown", "install", "kill", "mkdir", "pkill", "podman", "rm", "sleep", "systemctl", "systemd-tmpfiles", "test", "touch", "true"}
 
 // mayRead tells whether a command may read a credential.
 func (o *order) mayRead(s units.Setting) bool {
@@ -109,12 +109,22 @@ func (o *order) wantsHook() string {
 // It is nil where there is none.
 func (o *order) lacks(delivery policy.Delivery, is func(units.Setting) bool) *units.Setting {
 	if delivery == policy.Prestart || systemd.ConditionsLackCredentials.In(o.version) {
-		if s := o.find(condition, is); s != nil || delivery == policy.Prestart {
+		if s := o.find(condition, is); s != nil || delivery == policy.Prestart && !o.unseen {
 			return s
 		}
 	}
+	if delivery == policy.Prestart {
+		return o.find(hooks, is) // ours comes after them
+	}
 	if systemd.HookCredentials.In(o.version) {
-		if o.rooted() {
+		switch {
+		case o.rooted():
+			return o.find(lateCommands, is)
+		case !o.unseen && !o.policy.SharedMounts:
+			return nil // see late
+		case systemd.LateCommandsLackCredentials.In(o.version):
+			return o.find([]string{"ExecReload", "ExecStop", "ExecStopPost"}, is)
+		case !o.policy.SharedMounts:
 			return o.find(lateCommands, is)
 		}
 		return nil
@@ -143,7 +153,7 @@ func (o *order) reaches(delivery policy.Delivery) error {
 	expected := "expected it to be changed"
 	if s.Name == condition[0] {
 		expected = "expected it in ExecStartPre="
-	} else if !systemd.HookCredentials.In(o.version) && !o.policy.SharedMounts && o.hookable() == nil {
+	} else if delivery != policy.Prestart && !systemd.HookCredentials.In(o.version) && !o.policy.SharedMounts && o.hookable() == nil {
 		expected = `expected delivery = "prestart" or "auto"`
 	}
 	return fmt.Errorf("%s:%d: %s= names the credentials, which systemd %d does not give to it; %s", s.File, s.Line, s.Name, o.version, expected)
@@ -152,7 +162,7 @@ func (o *order) reaches(delivery policy.Delivery) error {
 // readsLate tells whether the unit gets its credentials in another place: there they
 // can be shown to the commands after ExecStart=, too.
 func (o *order) readsLate() bool {
-	return systemd.HookCredentials.In(o.version) && !o.policy.SharedMounts && !o.rooted() && o.find(lateCommands, o.mayRead) != nil
+	return systemd.HookCredentials.In(o.version) && !o.unseen && !o.policy.SharedMounts && !o.rooted() && o.find(lateCommands, o.mayRead) != nil
 }
 
 // late shows the credentials to the commands after ExecStart=. From those systemd hides
@@ -197,6 +207,8 @@ func (d *dropIn) guard(o *order) error {
 	switch {
 	case s == nil:
 		return nil
+	case o.unseen:
+		return fmt.Errorf(`%s:%d: ExecStart=- takes it for a success when systemd cannot open a credential, and nothing looks after that in a unit that another generator makes; remove the "-"`, s.File, s.Line)
 	case o.rooted():
 		return fmt.Errorf(`%s:%d: ExecStart=- takes it for a success when systemd cannot open a credential, and in a root directory of the unit's own nothing can look after that; remove the "-"`, s.File, s.Line)
 	case systemd.CredentialsFailHooks.In(o.version):

@@ -38,7 +38,7 @@ type order struct {
 	unit    *units.Unit // without the drop-ins that apply after ours
 	whole   *units.Unit // with them
 	version int         // of systemd
-	unseen  bool        // another generator makes the unit: nothing is known of its own settings
+	unseen  bool        // another generator makes the unit: the drop-in is made without its settings
 }
 
 // renderers are the ways to put a policy into force. Each is to be read from top to
@@ -91,7 +91,7 @@ func (o *order) begin(folder string) (d *dropIn, commands []string, err error) {
 	if err := settable(o.unit, variables(o.policy)); err != nil {
 		return nil, nil, err
 	}
-	if len(o.unit.List("Service", "ExecStart")) == 0 && !o.unseen {
+	if len(o.unit.List("Service", "ExecStart")) == 0 && o.whole.Fragment != "" {
 		return nil, nil, errors.New("the unit has no ExecStart=, so nothing could use a credential")
 	}
 	d = &dropIn{folder: folder}
@@ -117,7 +117,7 @@ func (d *dropIn) end(o *order, commands []string) (string, error) {
 	d.explain(o)
 	d.commands(commands)
 	if !systemd.AllowsTPM.In(o.version) {
-		d.allowTPM(o.whole)
+		d.allowTPM(o)
 	}
 	d.notify(o)
 	return d.text(o.policy.Path), nil
@@ -186,8 +186,8 @@ func (d *dropIn) commands(lines []string) {
 }
 
 // allowTPM opens the unit's device policy for the TPM, if there is one.
-func (d *dropIn) allowTPM(u *units.Unit) {
-	if u.RestrictsDevices() {
+func (d *dropIn) allowTPM(o *order) {
+	if o.whole.RestrictsDevices() && !o.unseen {
 		// Devices that the kernel does not know yet when the unit starts are not allowed.
 		d.unit = append(d.unit, "Wants=modprobe@tpm.service", "After=modprobe@tpm.service")
 		d.set("DeviceAllow", "char-tpm rw")

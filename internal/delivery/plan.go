@@ -140,7 +140,7 @@ func (pl *Planner) PlanPolicy(p *policy.Policy) Plan {
 	case err == nil && u.Name != file.Unit:
 		return blocked(file, u, p, fmt.Errorf("%s: %s is an alias of %s; name the policy after that", p.Path, file.Unit, u.Name))
 	case err != nil:
-		return blocked(file, nil, p, fmt.Errorf("%s: %w", p.Path, err))
+		return blocked(file, u, nil, fmt.Errorf("%s: %w", p.Path, err))
 	}
 	plan, err := pl.apply(p, u)
 	if err != nil {
@@ -160,30 +160,40 @@ func (pl *Planner) apply(p *policy.Policy, u *units.Unit) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	if err := replaced(u); err != nil {
-		return Plan{}, err
-	}
-	if err := o.reaches(delivery); err != nil {
-		return Plan{}, err
-	}
-	if err := pl.shown(o, delivery); err != nil {
-		return Plan{}, err
-	}
-	text, err := renderers[delivery](o)
-	if err != nil {
-		return Plan{}, err
-	}
-	if err := pl.filesSet(p, u); err != nil {
-		return Plan{}, err
-	}
-	if err := contract.CheckDropIn(text); err != nil {
-		return Plan{}, err
-	}
+	text, err := pl.render(o, delivery, after)
 	plan := Plan{DropIns: []DropIn{{p.Unit, contract.DropInName, text}}, Delivery: delivery, Why: why, Notes: o.notes(delivery)}
 	if o.unseen && pl.maker(p.Unit) == "" {
 		plan.Unseen = fmt.Errorf("%s: %s: %w; the policy is for one that another generator makes", p.Path, p.Unit, units.ErrNotFound)
 	}
-	return plan, undoes(after, u, p, text)
+	return plan, err
+}
+
+// render makes the drop-in by which the unit gets its credentials in that way, and
+// refuses a unit that would not get them by it.
+func (pl *Planner) render(o *order, delivery policy.Delivery, after []units.Setting) (string, error) {
+	if err := replaced(o.whole); err != nil {
+		return "", err
+	}
+	if err := o.reaches(delivery); err != nil {
+		return "", err
+	}
+	if err := pl.shown(o, delivery); err != nil {
+		return "", err
+	}
+	if err := o.suits(delivery); err != nil {
+		return "", err
+	}
+	text, err := renderers[delivery](o)
+	if err != nil {
+		return "", err
+	}
+	if err := pl.filesSet(o.policy, o.whole); err != nil {
+		return "", err
+	}
+	if err := contract.CheckDropIn(text); err != nil {
+		return "", err
+	}
+	return text, undoes(after, o.whole, o.policy, text)
 }
 
 // Siblings returns drop-ins for units that have no policy but share the prefix

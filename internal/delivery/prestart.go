@@ -41,6 +41,9 @@ func prestart(o *order) (string, error) {
 	d.set("BindReadOnlyPaths", "-"+contract.Store+"/%n:"+folder)
 	d.set("Environment", directory+"="+folder)
 	before := o.unit.List("Service", "ExecStartPre")
+	if o.unseen {
+		before = nil // those that are not known would be lost
+	}
 	if len(before) > 0 {
 		d.set("ExecStartPre", "")
 	}
@@ -57,7 +60,7 @@ func prestart(o *order) (string, error) {
 	d.set("ExecStopPost", contract.CleanupCommand())
 	d.environment(o.policy)
 	d.commands(commands)
-	d.allowTPM(o.whole)
+	d.allowTPM(o)
 	d.notify(o)
 	return d.text(o.policy.Path), nil
 }

@@ -1,10 +1,14 @@
 package delivery
 
 import (
+	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
+	"github.com/bootseal/bootseal/internal/contract"
+	"github.com/bootseal/bootseal/internal/systemd"
 	"github.com/bootseal/bootseal/policy"
 	"github.com/bootseal/bootseal/units"
 )
@@ -14,8 +18,12 @@ const maxSeen = 1 << 20
 
 // unseen is for a unit that has no file here, for the reason given: another generator
 // may make it, at the same time. It refuses a policy for which the unit's own settings
-// would have to be known.
+// would have to be known. The unit that it returns has what drop-ins set, in any case.
 func (pl *Planner) unseen(p *policy.Policy, reason error) (*units.Unit, error) {
+	u, err := pl.tree.Unseen(p.Unit)
+	if err != nil {
+		return nil, err
+	}
 	maker := pl.maker(p.Unit)
 	if maker == "" {
 		maker = "if another generator makes it, it is not there yet"
@@ -28,25 +36,87 @@ func (pl *Planner) unseen(p *policy.Policy, reason error) (*units.Unit, error) {
 		case c.Replaces == "":
 			continue
 		}
-		return nil, fmt.Errorf("%w; %s, and what is not there yet cannot be changed by the %s of credential %s: expected a policy without", reason, maker, key, c.Name)
+		return u, fmt.Errorf("%w; %s, and what is not there yet cannot be changed by the %s of credential %s: expected a policy without", reason, maker, key, c.Name)
 	}
-	return pl.tree.Unseen(p.Unit)
+	return u, nil
 }
 
 // maker tells which generator makes a unit, and what its own files can do; "" if that
 // is not known.
 func (pl *Planner) maker(unit string) string {
 	name := strings.TrimSuffix(unit, ".service")
+	names := []string{name}
+	if template, instance, _ := strings.Cut(name, "@"); instance != "" {
+		names = append(names, template+"@")
+	}
 	for _, folder := range []string{"/etc/containers/systemd", "/run/containers/systemd", "/usr/local/share/containers/systemd", "/usr/share/containers/systemd"} {
-		for _, kind := range []string{".container", ".kube"} {
-			file := path.Join(folder, name+kind)
-			if _, err := pl.dir.ReadFile(file, maxSeen); err == nil {
-				return fmt.Sprintf("podman makes it from %s, which can itself have Secret= or [Service] LoadCredentialEncrypted=", file)
+		for _, name := range names {
+			for _, kind := range []string{".container", ".kube"} {
+				if file := path.Join(folder, name+kind); pl.has(file) {
+					return fmt.Sprintf("podman makes it from %s, which can itself name the credential below %%d, or have Secret= or [Service] LoadCredentialEncrypted=", file)
+				}
 			}
 		}
 	}
-	if _, err := pl.dir.ReadFile("/etc/init.d/"+name, maxSeen); err == nil {
-		return "systemd makes it from /etc/init.d/" + name
+	if systemd.RunsScripts.In(pl.version) {
+		for _, file := range []string{"/etc/init.d/" + name, "/etc/init.d/" + name + ".sh"} {
+			if pl.has(file) {
+				return "systemd makes it from " + file
+			}
+		}
 	}
 	return ""
+}
+
+func (pl *Planner) has(file string) bool {
+	_, err := pl.dir.ReadFile(file, maxSeen)
+	return err == nil
+}
+
+// suits refuses what a drop-in that is made without the unit's own settings does not
+// do for it, though the unit needs it.
+func (o *order) suits(delivery policy.Delivery) error {
+	if !o.unseen {
+		return nil
+	}
+	for _, s := range o.whole.List("Service", "SetCredential", "SetCredentialEncrypted") {
+		if delivery != policy.Prestart && isCredential(o.whole, s, o.policy) {
+			return fmt.Errorf("%s:%d: %s=%s would take the place of a blob that is missing; remove it there", s.File, s.Line, s.Name, s.Value)
+		}
+	}
+	key := o.policy.Seal.Key
+	allows := slices.ContainsFunc(o.whole.List("Service", "DeviceAllow"), func(s units.Setting) bool { return strings.HasPrefix(s.Value, "char-tpm") })
+	if key != policy.KeyHost && key != policy.KeyNull && !systemd.AllowsTPM.In(o.version) && o.whole.RestrictsDevices() && !allows {
+		return errors.New("a PrivateDevices=, DevicePolicy= or DeviceAllow= of the unit, which another generator makes, shuts out the TPM; expected DeviceAllow=char-tpm rw in a drop-in of it, too")
+	}
+	return nil
+}
+
+// Made loads a unit that another generator made, after that; the error is
+// units.ErrNotFound where none did.
+func (pl *Planner) Made(name string) (*units.Unit, error) {
+	tree, err := units.ReadTreeAfter(pl.dir, pl.version)
+	if err != nil {
+		return nil, err
+	}
+	return tree.Load(name)
+}
+
+// Review looks at a plan again that was made without its unit, which is known now. It
+// tells what may be otherwise than expected, and with an error what keeps the unit from
+// getting its credentials by it.
+func (pl *Planner) Review(p *policy.Policy, plan Plan, u *units.Unit) (notes []string, err error) {
+	if u.Name != p.Unit {
+		return nil, fmt.Errorf("%s is an alias of %s; name the policy after that", p.Unit, u.Name)
+	}
+	before, after := u.Around(contract.DropInName)
+	o := &order{policy: p, unit: before, whole: u, version: pl.version, unseen: true}
+	if _, err := pl.render(o, plan.Delivery, after); err != nil {
+		return nil, err
+	}
+	notes = o.notes(plan.Delivery)
+	if why := o.wantsHook(); why != "" && plan.Delivery != policy.Prestart && o.hookable() == nil {
+		notes = append(notes, why+`; expected delivery = "prestart"`)
+	}
+	return notes, nil
 }

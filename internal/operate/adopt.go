@@ -171,6 +171,9 @@ func newAdoption(m *manager.Manager, unit string, options []string, all bool, se
 		return nil, err
 	}
 	u, err := planner.Load(unit)
+	if made, madeErr := planner.Made(unit); err != nil && madeErr == nil {
+		err = fmt.Errorf("another generator makes %s; write a policy, see bootseal-generator(8)", made.Fragment)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotAdoptable, err)
 	}

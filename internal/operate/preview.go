@@ -72,6 +72,11 @@ func preview(names []string, dir root.Dir, version string) error {
 		case plan.Delivery != "":
 			why = fmt.Sprintf("Delivery: %s, since %s.", plan.Delivery, plan.Why)
 		}
+		if plan.Unseen != nil {
+			if _, err := planner.Made(file.Unit); err != nil {
+				report.Warn("%v", plan.Unseen)
+			}
+		}
 		for _, text := range plan.Notes {
 			report.Warn("%s: %s", file.Unit, text)
 		}

@@ -33,6 +33,9 @@ var (
 	Supported = fact(239, onward,
 		"has every setting that a hook needs",
 		"239, 245, 247, 249, 250, 251, 252, 254, 255, 256, 257, 262")
+	RunsScripts = fact(239, 259,
+		"makes units of the scripts in /etc/init.d",
+		"247, 252, 254, 257, and not any more 262; not 258 to 261")
 	BindsBelowRunCredentials = fact(239, 246,
 		"shows a unit what is bound below /run/credentials",
 		"239, 245")
