@@ -954,6 +954,10 @@ func (p plan) expect(properties map[string][]string, name string, version int) {
 		if systemd.WaitsForExec.In(version) && u.Last("Service", "Type") == "" && u.Last("Service", "BusName") == "" {
 			properties["Type"] = []string{"exec"}
 		}
+		// So do we where it would load them for two processes at a time.
+		if len(u.List("Service", "ExecStartPost")) > 0 && properties["Type"][0] == "simple" {
+			properties["Type"] = []string{"exec"}
+		}
 	}
 	if u.RestrictsDevices() && (p.hooked(version) || !systemd.AllowsTPM.In(version)) {
 		add("DeviceAllow", "char-tpm rw")

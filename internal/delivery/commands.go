@@ -191,6 +191,21 @@ func (d *dropIn) late(o *order) {
 	}
 }
 
+// wait has ExecStartPost= run after systemd has set up the credentials for ExecStart=:
+// with Type=simple it would do so for both at a time, by which either can fail.
+func (d *dropIn) wait(o *order) {
+	if !o.own("ExecStartPost") {
+		return
+	}
+	kind := o.whole.Type()
+	if kind == "" && o.whole.Last("Service", "BusName") == "" && !systemd.WaitsForExec.In(o.version) {
+		kind = "simple"
+	}
+	if kind == "simple" {
+		d.set("Type", "exec")
+	}
+}
+
 // guard keeps a unit from starting without a credential where systemd would take the
 // failure to open it for a success of ExecStart=.
 func (d *dropIn) guard(o *order) error {

@@ -111,6 +111,7 @@ func (o *order) begin(folder string) (d *dropIn, commands []string, err error) {
 func (d *dropIn) end(o *order, commands []string) (string, error) {
 	d.environment(o.policy)
 	d.late(o)
+	d.wait(o)
 	if err := d.guard(o); err != nil {
 		return "", err
 	}
