@@ -191,19 +191,21 @@ func (d *dropIn) late(o *order) {
 	}
 }
 
-// wait has ExecStartPost= run after systemd has set up the credentials for ExecStart=:
-// with Type=simple it would do so for both at a time, by which either can fail.
+// wait has ExecStartPost= run after systemd has set up the credentials for ExecStart=.
 func (d *dropIn) wait(o *order) {
-	if !o.own("ExecStartPost") {
-		return
+	if o.races() && !o.unseen {
+		d.set("Type", "exec")
 	}
+}
+
+// races tells whether systemd would set up the credentials for ExecStartPost= and
+// ExecStart= at a time, as with Type=simple, by which either can fail.
+func (o *order) races() bool {
 	kind := o.whole.Type()
 	if kind == "" && o.whole.Last("Service", "BusName") == "" && !systemd.WaitsForExec.In(o.version) {
 		kind = "simple"
 	}
-	if kind == "simple" {
-		d.set("Type", "exec")
-	}
+	return kind == "simple" && o.own("ExecStartPost")
 }
 
 // guard keeps a unit from starting without a credential where systemd would take the

@@ -50,8 +50,9 @@ type Planner struct {
 	dir       root.Dir
 	tree      *units.Tree
 	version   int
-	tpm2      func() error           // why PID 1 cannot use a TPM, whatever the blob
-	automount func(name string) bool // whether PID 1 would have to mount something first
+	after     func() (*units.Tree, error) // with what other generators made
+	tpm2      func() error                // why PID 1 cannot use a TPM, whatever the blob
+	automount func(name string) bool      // whether PID 1 would have to mount something first
 	// assumeTPM2 says that systemd is taken to be built with TPM2 support.
 	assumeTPM2 bool
 }
@@ -82,6 +83,7 @@ func newPlanner(dir root.Dir, version int) (*Planner, error) {
 		return nil, err
 	}
 	pl := &Planner{dir: dir, tree: tree, version: version, automount: machine.Automounts(dir)}
+	pl.after = sync.OnceValues(func() (*units.Tree, error) { return units.ReadTreeAfter(dir, version) })
 	pl.tpm2 = sync.OnceValue(pl.unsealsTPM2)
 	return pl, nil
 }

@@ -95,7 +95,7 @@ func (o *order) suits(delivery policy.Delivery) error {
 // Made loads a unit that another generator made, after that; the error is
 // units.ErrNotFound where none did.
 func (pl *Planner) Made(name string) (*units.Unit, error) {
-	tree, err := units.ReadTreeAfter(pl.dir, pl.version)
+	tree, err := pl.after()
 	if err != nil {
 		return nil, err
 	}
@@ -115,6 +115,9 @@ func (pl *Planner) Review(p *policy.Policy, plan Plan, u *units.Unit) (notes []s
 		return nil, err
 	}
 	notes = o.notes(plan.Delivery)
+	if plan.Delivery != policy.Prestart && o.races() {
+		notes = append(notes, "with Type=simple systemd sets up the credentials for ExecStart= and ExecStartPost= at a time, by which either can fail; expected Type=exec")
+	}
 	if why := o.wantsHook(); why != "" && plan.Delivery != policy.Prestart && o.hookable() == nil {
 		notes = append(notes, why+`; expected delivery = "prestart"`)
 	}

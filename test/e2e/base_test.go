@@ -65,6 +65,12 @@ var makers = map[string]struct {
 	}},
 	// The packages that policy/examples are for.
 	"services": {"bootseal", addServices},
+	"podman": {"bootseal", func(m *machine.Machine) error {
+		if err := m.Install(fmt.Sprintf("podman-%d", m.Version)); err != nil {
+			return fmt.Errorf("%w, and test/setup-packages", err)
+		}
+		return nil
+	}},
 }
 
 // removeTSS takes from a machine what its systemd needs to use a TPM.
