@@ -47,6 +47,9 @@ func (o *order) notes(delivery policy.Delivery) (all []string) {
 	if s := o.find(lateCommands, o.mayRead); s != nil && delivery != policy.Prestart && o.readsLate() {
 		all = append(all, fmt.Sprintf("%s:%d: %s= sees the credentials where $%s says, in %s/%s, and not in %s", s.File, s.Line, s.Name, directory, contract.Store, o.whole.Name, natively(o.whole.Name)))
 	}
+	if s := o.find(condition, func(units.Setting) bool { return true }); s != nil && delivery != policy.Prestart && systemd.FailsConditions.In(o.version) {
+		all = append(all, fmt.Sprintf("%s:%d: where a credential cannot be opened, systemd %d skips the unit as if its ExecCondition= were not met", s.File, s.Line, o.version))
+	}
 	if s := o.lacks(delivery, o.mayRead); s != nil {
 		all = append(all, fmt.Sprintf("%s:%d: %s= sees no credentials on systemd %d", s.File, s.Line, s.Name, o.version))
 	}
