@@ -32,7 +32,7 @@ func userOfUnit(name string) (int, error) {
 		// It needs no entry.
 	} else if u, err := user.Lookup(name); err == nil {
 		number = u.Uid
-	} else if uid, err := os.Readlink("/run/systemd/dynamic-uid/direct:" + filepath.Base(name)); err == nil {
+	} else if uid := dynamicUser(name); uid != "" {
 		number = uid
 	} else if number, err = getent(name); err != nil {
 		return 0, fmt.Errorf("finding the unit's User=: there is no user %q in /etc/passwd, no dynamic one, and none elsewhere: %w", name, err)
@@ -42,6 +42,33 @@ func userOfUnit(name string) (int, error) {
 		return 0, fmt.Errorf("finding the unit's User=: user %q has the number %q", name, number)
 	}
 	return int(uid), nil
+}
+
+// dynamicUsers has a file for each DynamicUser= that is in use, of root's: its name is
+// the number, and the user's name is in it.
+const dynamicUsers = "/run/systemd/dynamic-uid"
+
+// dynamicUser returns the number of a dynamic user, or "". Older versions of systemd
+// have a link from the name, too, but 262 has none.
+func dynamicUser(name string) string {
+	if uid, err := os.Readlink(filepath.Join(dynamicUsers, "direct:"+filepath.Base(name))); err == nil {
+		return uid
+	}
+	entries, _ := os.ReadDir(dynamicUsers)
+	found := ""
+	for _, entry := range entries {
+		if !entry.Type().IsRegular() {
+			continue
+		}
+		if text, err := os.ReadFile(filepath.Join(dynamicUsers, entry.Name())); err != nil || strings.TrimSpace(string(text)) != name {
+			continue
+		}
+		if found != "" {
+			return "" // one of them is left over, and nothing tells which
+		}
+		found = entry.Name()
+	}
+	return found
 }
 
 // lookupTime bounds the search for a user, which may go over the network.

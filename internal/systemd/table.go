@@ -87,6 +87,9 @@ var (
 	HookCredentials = fact(252, onward,
 		"loads credentials before ExecStartPre=, which cannot make one of them any more",
 		"252; source above")
+	ReloadsCredentials = fact(252, 256,
+		"opens credentials again for the second ExecReload= and those after it, which fail where it cannot",
+		"252, 254, and otherwise 257, 262; not 255 and 256")
 	SignedPolicies = fact(252, onward,
 		"encrypts to signed values of PCRs",
 		"252, 257, 262")
