@@ -72,6 +72,12 @@ func renderBlocked(source string, u *units.Unit, p *policy.Policy, reason string
 				d.set(name, "")
 			}
 		}
+		// Each resets the encrypted ones, too, whose names not all versions know.
+		for _, name := range []string{"LoadCredential", "SetCredential"} {
+			if len(u.List("Service", name, name+"Encrypted")) > 0 {
+				d.set(name, "")
+			}
+		}
 		d.optional(u)
 	}
 	d.set("ExecStartPre", "")
@@ -88,7 +94,7 @@ func renderBlocked(source string, u *units.Unit, p *policy.Policy, reason string
 // unspawnable are settings that can keep even the helper, which says why the unit is
 // blocked, from running: what they name may be missing, or hide it.
 var unspawnable = []string{"RootDirectory", "RootImage", "TemporaryFileSystem", "InaccessiblePaths", "NoExecPaths",
-	"InaccessibleDirectories", "LoadCredential", "LoadCredentialEncrypted", "SetCredential", "SetCredentialEncrypted", "ImportCredential"}
+	"InaccessibleDirectories", "ImportCredential"}
 
 // optional has systemd go on without what the unit's settings name, so that the helper
 // runs even where that is missing.
