@@ -35,7 +35,7 @@ func (pl *Planner) shown(o *order, delivery policy.Delivery) error {
 			} else if o.rooted() {
 				continue // a path of the host, which the unit does not see anyway
 			}
-			if file := o.covered(pl.resolve(o.whole.Expand(place)), folders); file != "" {
+			if file := o.covered(pl.leads(o.whole.Expand(place)), folders); file != "" {
 				return fmt.Errorf("%s:%d: %s=%s hides %s, where the unit's credentials are; remove it there, or name the folders that are meant", s.File, s.Line, s.Name, word, file)
 			}
 		}
@@ -48,7 +48,7 @@ func (pl *Planner) shown(o *order, delivery policy.Delivery) error {
 				place = field[1]
 			}
 			place = path.Clean(o.whole.Expand(place))
-			real := pl.resolve(place)
+			real := pl.leads(place)
 			if real == bound && s.Name != "TemporaryFileSystem" {
 				return fmt.Errorf("%s:%d: %s=%s takes the place of %s, where the unit's credentials are; expected another one", s.File, s.Line, s.Name, word, bound)
 			}
@@ -72,38 +72,4 @@ func (o *order) covered(place string, folders []string) string {
 		}
 	}
 	return ""
-}
-
-// maxLinks is how many links are followed at most, path_resolution(7).
-const maxLinks = 40
-
-// resolve follows the links in an absolute path, as far as there are files.
-func (pl *Planner) resolve(name string) string {
-	links := 0
-	parts, done := strings.Split(path.Clean(name), "/"), "/"
-	for len(parts) > 0 {
-		part := parts[0]
-		parts = parts[1:]
-		if part == "" || part == "." {
-			continue
-		}
-		if part == ".." {
-			done = path.Dir(done)
-			continue
-		}
-		target := ""
-		if links < maxLinks && !pl.automount(path.Join(done, part)) {
-			target, _ = pl.dir.Readlink(done, part)
-		}
-		if target == "" {
-			done = path.Join(done, part)
-			continue
-		}
-		links++
-		if path.IsAbs(target) {
-			done = "/"
-		}
-		parts = append(strings.Split(target, "/"), parts...)
-	}
-	return done
 }

@@ -47,12 +47,12 @@ type Plan struct {
 // Planner works out the drop-ins for policies on one machine. Its methods may be
 // called at the same time.
 type Planner struct {
-	dir       root.Dir
-	tree      *units.Tree
-	version   int
-	after     func() (*units.Tree, error) // with what other generators made
-	tpm2      func() error                // why PID 1 cannot use a TPM, whatever the blob
-	automount func(name string) bool      // whether PID 1 would have to mount something first
+	dir     root.Dir
+	tree    *units.Tree
+	version int
+	after   func() (*units.Tree, error) // with what other generators made
+	tpm2    func() error                // why PID 1 cannot use a TPM, whatever the blob
+	follow  func(name string) (leads string, automount bool)
 	// assumeTPM2 says that systemd is taken to be built with TPM2 support.
 	assumeTPM2 bool
 }
@@ -82,10 +82,22 @@ func newPlanner(dir root.Dir, version int) (*Planner, error) {
 	if err != nil {
 		return nil, err
 	}
-	pl := &Planner{dir: dir, tree: tree, version: version, automount: machine.Automounts(dir)}
+	pl := &Planner{dir: dir, tree: tree, version: version, follow: machine.Automounts(dir)}
 	pl.after = sync.OnceValues(func() (*units.Tree, error) { return units.ReadTreeAfter(dir, version) })
 	pl.tpm2 = sync.OnceValue(pl.unsealsTPM2)
 	return pl, nil
+}
+
+// leads is where a path leads.
+func (pl *Planner) leads(name string) string {
+	leads, _ := pl.follow(name)
+	return leads
+}
+
+// automount tells whether PID 1 would have to mount something first to look there.
+func (pl *Planner) automount(name string) bool {
+	_, automount := pl.follow(name)
+	return automount
 }
 
 // Load reads a unit as [units.Tree.Load] does.

@@ -16,10 +16,12 @@ var mangled = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134
 // proc_pid_mountinfo(5), and /proc/swaps, proc_swaps(5).
 func UnescapePath(field string) string { return mangled.Replace(field) }
 
-// Automounts returns what tells whether a path lies where a file system is mounted
-// only when it is used (autofs, as systemd.automount(5) has it), also by way of links.
-// A generator must not look there: PID 1, which is to mount it, waits for the generator.
-func Automounts(dir root.Dir) func(name string) bool {
+// Automounts returns what follows a path as the kernel does, symbolic links too, and
+// tells where it leads: who owns a folder may have put a link in it. Where that is a file
+// system that is mounted only when it is used (autofs, as systemd.automount(5) has it),
+// it says so and looks no further, and a generator must not either: PID 1, which is to
+// mount it, waits for the generator.
+func Automounts(dir root.Dir) func(name string) (leads string, automount bool) {
 	kinds := map[string]string{} // of what was mounted last on each mount point
 	text, _ := dir.ReadFile("/proc/self/mountinfo", maxMountinfo)
 	for line := range strings.Lines(string(text)) {
@@ -28,22 +30,18 @@ func Automounts(dir root.Dir) func(name string) bool {
 			kinds[UnescapePath(fields[4])], _, _ = strings.Cut(device, " ")
 		}
 	}
-	return func(name string) bool { return crosses(dir, kinds, name) }
+	return func(name string) (string, bool) { return follow(dir, kinds, name) }
 }
 
 // maxLinks is how many symbolic links a path may lead through, path_resolution(7).
 const maxLinks = 40
 
-// crosses walks to name as the kernel does, and stops where it would have to be mounted:
-// who owns a folder may have put a link in it that leads there.
-func crosses(dir root.Dir, kinds map[string]string, name string) bool {
+// follow walks to name, and ends at the first place of the kind autofs.
+func follow(dir root.Dir, kinds map[string]string, name string) (leads string, automount bool) {
 	at, rest, links := "/", strings.Split(name, "/"), 0
 	for {
-		if kinds[at] == "autofs" {
-			return true
-		}
-		if len(rest) == 0 {
-			return false
+		if automount = kinds[at] == "autofs"; automount || len(rest) == 0 {
+			return path.Join(at, path.Join(rest...)), automount
 		}
 		next := rest[0]
 		rest = rest[1:]
@@ -58,8 +56,8 @@ func crosses(dir root.Dir, kinds map[string]string, name string) bool {
 		switch {
 		case err != nil: // no link, or nothing
 			at = path.Join(at, next)
-		case links == maxLinks:
-			return false // it cannot be opened either
+		case links == maxLinks: // it cannot be opened
+			return path.Join(at, next, path.Join(rest...)), false
 		default:
 			links++
 			if path.IsAbs(target) {
