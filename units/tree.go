@@ -68,7 +68,7 @@ func ReadTree(dir root.Dir, version int) (*Tree, error) {
 	}
 	for _, folder := range t.path {
 		entries, err := dir.ReadDir(folder)
-		if err != nil && !isNoFolder(err) {
+		if err != nil && !root.IsMissing(err) {
 			return nil, fmt.Errorf("listing unit files: %w", err)
 		}
 		for _, entry := range entries {
@@ -94,7 +94,7 @@ func ReadTreeAfter(dir root.Dir, version int) (*Tree, error) {
 	t.path = append(t.path, generated...)
 	for _, folder := range generated {
 		entries, err := dir.ReadDir(folder)
-		if err != nil && !isNoFolder(err) {
+		if err != nil && !root.IsMissing(err) {
 			return nil, fmt.Errorf("listing the units of generators: %w", err)
 		}
 		for _, entry := range entries {
@@ -311,7 +311,7 @@ func (t *Tree) dropIns(id string) ([]string, error) {
 			return
 		}
 		entries, err := t.dir.ReadDir(folder)
-		if err != nil && !isNoFolder(err) {
+		if err != nil && !root.IsMissing(err) {
 			failed = fmt.Errorf("listing drop-ins: %w", err)
 		}
 		for _, entry := range entries {
@@ -349,12 +349,6 @@ func OutranksGenerator(file string) bool {
 	folder := path.Dir(path.Dir(file))
 	return path.Base(path.Dir(file)) != "service.d" && folder != splitUsr &&
 		slices.Index(searchPath, folder) < slices.Index(searchPath, "/usr/local/lib/systemd/system")
-}
-
-// isNoFolder tells whether a folder could not be listed because there is none:
-// nothing, a file, or a link that leads to neither.
-func isNoFolder(err error) bool {
-	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP)
 }
 
 // variants lists the names whose drop-in folders a unit reads in each folder of

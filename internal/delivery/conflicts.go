@@ -9,8 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/bootseal/bootseal/internal/contract"
 	"github.com/bootseal/bootseal/internal/root"
 	"github.com/bootseal/bootseal/policy"
@@ -118,7 +116,7 @@ func (l *look) each(pattern string, use func(file string, text []byte) error) er
 			continue
 		}
 		text, err := l.pl.dir.ReadFile(file, min(maxEnvironment, maxEnvironments-l.bytes))
-		if absent(err) || errors.Is(err, root.ErrNotRegular) || errors.Is(err, fs.ErrPermission) {
+		if root.IsMissing(err) || errors.Is(err, root.ErrNotRegular) || errors.Is(err, fs.ErrPermission) {
 			continue
 		}
 		if l.files++; l.files > maxFiles {
@@ -160,7 +158,7 @@ func (l *look) glob(pattern string) ([]string, error) {
 			}
 			names, err := l.pl.dir.ListFolder(folder, maxEntries-l.entries)
 			switch {
-			case absent(err) || errors.Is(err, fs.ErrPermission):
+			case root.IsMissing(err) || errors.Is(err, fs.ErrPermission):
 				continue
 			case errors.Is(err, root.ErrTooMany):
 				return nil, fmt.Errorf("%w: there are more than %d entries in %s, or in all folders of such patterns; have the unit name a folder without other files", errUnseen, maxEntries, folder)
@@ -187,11 +185,6 @@ func matches(pattern, name string) bool {
 	}
 	ok, err := path.Match(strings.ReplaceAll(pattern, "[!", "[^"), name)
 	return ok || err != nil && pattern == name
-}
-
-// absent tells whether a file could not be opened because there is none.
-func absent(err error) bool {
-	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP)
 }
 
 // replaced says which drop-in takes the place of ours: one of the same name in a

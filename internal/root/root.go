@@ -27,6 +27,12 @@ var ErrTooMany = errors.New("too many entries")
 // device could block the boot.
 var ErrNotRegular = errors.New("not a regular file")
 
+// IsMissing tells whether a file or folder could not be opened because there is none:
+// nothing, something else, or a link that leads to neither.
+func IsMissing(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP)
+}
+
 // Dir is the directory that stands for "/". The zero value is "/" itself.
 type Dir string
 
