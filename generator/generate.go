@@ -169,7 +169,7 @@ func putAll(out *os.File, files []policy.File, planner *delivery.Planner, reason
 			o.plan = planned(planner, files[i])
 		}
 		o.errs = writeDropIns(out, o.plan.DropIns)
-		o.plan.DropIns = nil
+		o.plan = delivery.Plan{Unseen: o.plan.Unseen, Err: o.plan.Err} // all else can go
 	})
 	return all
 }

@@ -75,11 +75,11 @@ func (c *checking) installed(file policy.File, p *policy.Policy, add func(string
 		return nil
 	}
 	plan := c.planner.Plan(file)
-	found := u.Fragment
+	found, notes := u.Fragment, plan.Notes()
 	if unseen {
 		found += ", which another generator made"
 		if plan.Err == nil {
-			plan.Notes, err = c.planner.Review(p, plan, u)
+			notes, err = c.planner.Review(p, plan, u)
 		}
 	}
 	if err != nil {
@@ -87,7 +87,7 @@ func (c *checking) installed(file policy.File, p *policy.Policy, add func(string
 	} else {
 		add("unit", good, found, "")
 	}
-	c.delivered(file, plan, add)
+	c.delivered(file, plan, notes, add)
 	dumps, limited, where := coreDumps("/")
 	switch {
 	case !dumps:
@@ -103,7 +103,7 @@ func (c *checking) installed(file policy.File, p *policy.Policy, add func(string
 }
 
 // delivered checks how the credentials reach the unit.
-func (c *checking) delivered(file policy.File, plan delivery.Plan, add func(string, verdict, string, string)) {
+func (c *checking) delivered(file policy.File, plan delivery.Plan, notes []string, add func(string, verdict, string, string)) {
 	switch {
 	case errors.Is(plan.Err, fs.ErrPermission):
 		add("delivery", unknown, plan.Err.Error(), "")
@@ -113,7 +113,7 @@ func (c *checking) delivered(file policy.File, plan delivery.Plan, add func(stri
 	default:
 		add("delivery", good, fmt.Sprintf("%s: %s", plan.Delivery, plan.Why), "")
 	}
-	for _, text := range plan.Notes {
+	for _, text := range notes {
 		add("unit", note, text, "")
 	}
 	switch plan.Delivery {

@@ -35,13 +35,21 @@ type Plan struct {
 	DropIns  []DropIn
 	Delivery policy.Delivery // as chosen; empty where there is none
 	Why      string          // what the choice follows from; empty where there is none
-	// Notes are worth knowing, though nothing is wrong.
-	Notes []string
+	notes    func() []string
 	// Unseen says that the unit has no file, nor a generator that is known to make it.
 	Unseen error
 	// Err says why the unit is blocked: the drop-ins then keep it from
 	// starting. units.ErrNotFound and units.ErrMasked are among the reasons.
 	Err error
+}
+
+// Notes are worth knowing, though nothing is wrong. They are found when they are asked
+// for: the generator does not.
+func (p Plan) Notes() []string {
+	if p.notes == nil {
+		return nil
+	}
+	return p.notes()
 }
 
 // Planner works out the drop-ins for policies on one machine. Its methods may be
@@ -175,7 +183,7 @@ func (pl *Planner) apply(p *policy.Policy, u *units.Unit) (Plan, error) {
 		return Plan{}, err
 	}
 	text, err := pl.render(o, delivery, after)
-	plan := Plan{DropIns: []DropIn{{p.Unit, contract.DropInName, text}}, Delivery: delivery, Why: why, Notes: o.notes(delivery)}
+	plan := Plan{DropIns: []DropIn{{p.Unit, contract.DropInName, text}}, Delivery: delivery, Why: why, notes: func() []string { return o.notes(delivery) }}
 	if o.unseen && pl.maker(p.Unit) == "" {
 		plan.Unseen = fmt.Errorf("%s: %s: %w; the policy is for one that another generator makes", p.Path, p.Unit, units.ErrNotFound)
 	}

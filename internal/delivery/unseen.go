@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path"
@@ -13,9 +14,6 @@ import (
 	"github.com/bootseal/bootseal/units"
 )
 
-// maxSeen bounds what is read to see whether a file is there, in bytes.
-const maxSeen = 1 << 20
-
 // unseen is for a unit that has no file here, for the reason given: another generator
 // may make it, at the same time. It refuses a policy for which the unit's own settings
 // would have to be known. The unit that it returns has what drop-ins set, in any case.
@@ -23,10 +21,6 @@ func (pl *Planner) unseen(p *policy.Policy, reason error) (*units.Unit, error) {
 	u, err := pl.tree.Unseen(p.Unit)
 	if err != nil {
 		return nil, err
-	}
-	maker := pl.maker(p.Unit)
-	if maker == "" {
-		maker = "if another generator makes it, it is not there yet"
 	}
 	for _, c := range p.Credentials {
 		key := "replaces"
@@ -36,6 +30,7 @@ func (pl *Planner) unseen(p *policy.Policy, reason error) (*units.Unit, error) {
 		case c.Replaces == "":
 			continue
 		}
+		maker := cmp.Or(pl.maker(p.Unit), "if another generator makes it, it is not there yet")
 		return u, fmt.Errorf("%w; %s, and what is not there yet cannot be changed by the %s of credential %s: expected a policy without", reason, maker, key, c.Name)
 	}
 	return u, nil
@@ -52,7 +47,7 @@ func (pl *Planner) maker(unit string) string {
 	for _, folder := range []string{"/etc/containers/systemd", "/run/containers/systemd", "/usr/local/share/containers/systemd", "/usr/share/containers/systemd"} {
 		for _, name := range names {
 			for _, kind := range []string{".container", ".kube"} {
-				if file := path.Join(folder, name+kind); pl.has(file) {
+				if file := path.Join(folder, name+kind); pl.dir.IsFile(file) {
 					return fmt.Sprintf("podman makes it from %s, which can itself name the credential below %%d, or have Secret= or [Service] LoadCredentialEncrypted=", file)
 				}
 			}
@@ -60,17 +55,12 @@ func (pl *Planner) maker(unit string) string {
 	}
 	if systemd.RunsScripts.In(pl.version) {
 		for _, file := range []string{"/etc/init.d/" + name, "/etc/init.d/" + name + ".sh"} {
-			if pl.has(file) {
+			if pl.dir.IsFile(file) {
 				return "systemd makes it from " + file
 			}
 		}
 	}
 	return ""
-}
-
-func (pl *Planner) has(file string) bool {
-	_, err := pl.dir.ReadFile(file, maxSeen)
-	return err == nil
 }
 
 // suits refuses what a drop-in that is made without the unit's own settings does not

@@ -77,7 +77,7 @@ func preview(names []string, dir root.Dir, version string) error {
 				report.Warn("%v", plan.Unseen)
 			}
 		}
-		for _, text := range plan.Notes {
+		for _, text := range plan.Notes() {
 			report.Warn("%s: %s", file.Unit, text)
 		}
 		show(plan.DropIns, why)

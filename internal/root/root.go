@@ -142,6 +142,12 @@ func (d Dir) IsDevNull(name string) bool {
 	return ok && sys.Rdev == unix.Mkdev(1, 3)
 }
 
+// IsFile tells whether name is a regular file.
+func (d Dir) IsFile(name string) bool {
+	_, st := d.stat(name)
+	return st != nil && st.Mode().IsRegular()
+}
+
 // IsEmpty tells whether name is a file of zero bytes.
 func (d Dir) IsEmpty(name string) bool {
 	_, st := d.stat(name)
