@@ -105,12 +105,11 @@ var (
 
 // reading is how the programs of a command read it.
 type reading struct {
-	args   []string // the program that the wrappers start in the end, and its arguments
-	made   int      // how many of args are no words of the command
-	start  int      // index of the first word that is not of a wrapper before it
-	moved  bool     // whether it may start in another folder than the unit's
-	script bool     // whether it is a script, which a shell runs
-	stuck  error    // why it is not certain that the end of the line is that program's
+	args  []string // the program that the wrappers start in the end, and its arguments
+	made  int      // how many of args are no words of the command
+	start int      // index of the first word that is not of a wrapper before it
+	moved bool     // whether it may start in another folder than the unit's
+	stuck error    // why it is not certain that the end of the line is that program's
 }
 
 // read finds the program that c comes to.
@@ -137,7 +136,7 @@ func (u *Unit) read(c command) (r reading) {
 			r.stuck = fmt.Errorf("%s: %w", path.Base(r.args[0]), err)
 			return r
 		}
-		r.moved, r.script = r.moved || in.moved, in.script
+		r.moved = r.moved || in.moved
 		if in.at > 0 {
 			r.start += max(0, in.at-r.made)
 			r.made = max(0, r.made-in.at) + len(in.made)

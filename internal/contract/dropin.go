@@ -8,15 +8,15 @@ import (
 	"github.com/bootseal/bootseal/internal/root"
 )
 
-// MaxDropIn is how large a drop-in may be, in bytes: no more is read of one, and none is
+// maxDropIn is how large a drop-in may be, in bytes: no more is read of one, and none is
 // made that has more. One of ten credentials has 2 KiB, and the kernel starts nothing
 // with a word of more than 128 KiB; of systemd it is the longest line.
-const MaxDropIn = 1 << 20
+const maxDropIn = 1 << 20
 
 // CheckDropIn refuses the text of a drop-in that would not be read.
 func CheckDropIn(text string) error {
-	if len(text) > MaxDropIn {
-		return fmt.Errorf("with what the unit itself sets its drop-in would have %d KiB, and has to be below %d; shorten the unit's Exec…=, Condition…=, Assert…= and SetCredential= settings", len(text)>>10, MaxDropIn>>10)
+	if len(text) > maxDropIn {
+		return fmt.Errorf("with what the unit itself sets its drop-in would have %d KiB, and has to be below %d; shorten the unit's Exec…=, Condition…=, Assert…= and SetCredential= settings", len(text)>>10, maxDropIn>>10)
 	}
 	return nil
 }
@@ -30,7 +30,7 @@ type DropIn string
 // ReadDropIn reads the generator's file of that name for a unit. Where there is none
 // the error is fs.ErrNotExist: systemd may just be running the generators anew.
 func ReadDropIn(dir root.Dir, unit, name string) (DropIn, error) {
-	text, err := dir.ReadFile(DropInPath(unit, name), MaxDropIn)
+	text, err := dir.ReadFile(DropInPath(unit, name), maxDropIn)
 	return DropIn(text), err
 }
 

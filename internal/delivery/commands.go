@@ -65,9 +65,8 @@ func (o *order) folder() string {
 // find returns the first command of those settings that is such a one, or nil.
 func (o *order) find(names []string, is func(units.Setting) bool) *units.Setting {
 	for _, name := range names {
-		list := o.whole.List("Service", name)
-		if i := slices.IndexFunc(list, is); i >= 0 {
-			return &list[i]
+		if s := first(o.whole.List("Service", name), is); s != nil {
+			return s
 		}
 	}
 	return nil
@@ -75,12 +74,15 @@ func (o *order) find(names []string, is func(units.Setting) bool) *units.Setting
 
 // findMore is find for ExecStart= after its first line.
 func (o *order) findMore(is func(units.Setting) bool) *units.Setting {
-	first := true
-	return o.find([]string{"ExecStart"}, func(s units.Setting) bool {
-		later := !first
-		first = false
-		return later && is(s)
-	})
+	list := o.whole.List("Service", "ExecStart")
+	return first(list[min(1, len(list)):], is)
+}
+
+func first(list []units.Setting, is func(units.Setting) bool) *units.Setting {
+	if i := slices.IndexFunc(list, is); i >= 0 {
+		return &list[i]
+	}
+	return nil
 }
 
 // wantsHook tells why the hook serves the unit better than systemd, which could open its
@@ -213,7 +215,7 @@ func (o *order) races() bool {
 func (d *dropIn) guard(o *order) error {
 	for _, s := range o.whole.List("Service", "SuccessExitStatus") {
 		for _, word := range strings.Fields(s.Value) {
-			if word == "CREDENTIALS" || word == systemd.ExitCredentials {
+			if systemd.IsExitCredentials(word) {
 				return fmt.Errorf("%s:%d: SuccessExitStatus=%s takes it for a success when systemd cannot open a credential; remove it there", s.File, s.Line, word)
 			}
 		}

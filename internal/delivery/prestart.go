@@ -78,7 +78,7 @@ func (o *order) hookable() error {
 		return errors.New("the unit has a TemporaryFileSystem= in place of /, in which the hook cannot run" + instead)
 	}
 	if status := o.whole.TakesForSuccess(contract.HookStatus); status != "" {
-		if status == systemd.ExitCredentials || status == "CREDENTIALS" {
+		if systemd.IsExitCredentials(status) {
 			instead = ""
 		}
 		return fmt.Errorf("the unit has SuccessExitStatus=%s, by which it would start although the hook has failed%s", status, instead)

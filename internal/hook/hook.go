@@ -125,9 +125,7 @@ func verify() *cli.Verb {
 			if err := enforce("/", *unit, all); err != nil {
 				return err
 			}
-			opened, err := sealing.ForBootingUnit(sealing.NullByMachine).Open(all)
-			sealing.Wipe(opened)
-			return err
+			return sealing.ForBootingUnit(sealing.NullByMachine).Try(all)
 		})
 	}
 	return v
@@ -166,13 +164,8 @@ func explain() *cli.Verb {
 			if err != nil {
 				return err
 			}
-			opened, err := sealing.ForUnit(sealing.NullByMachine).Open(all)
-			if err != nil {
+			if err := sealing.ForUnit(sealing.NullByMachine).Try(all); err != nil || before {
 				return err
-			}
-			sealing.Wipe(opened)
-			if before {
-				return nil
 			}
 			return errors.New("systemd could not open the unit's credentials, though they can be opened now; look for its reason in the journal")
 		})

@@ -118,6 +118,13 @@ func (o Opener) AsPassed() Opener {
 	return o
 }
 
+// Try opens all credentials and keeps none of them. The errors are those of Open.
+func (o Opener) Try(all []*File) error {
+	opened, err := o.Open(all)
+	Wipe(opened)
+	return err
+}
+
 // Open opens all credentials or none, with one connection to the TPM and one
 // reading of the host key. The caller wipes what it gets.
 func (o Opener) Open(all []*File) ([]*encryption.Plaintext, error) {
