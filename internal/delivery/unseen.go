@@ -118,8 +118,5 @@ func (pl *Planner) Review(p *policy.Policy, plan Plan, u *units.Unit) (notes []s
 	if plan.Delivery != policy.Prestart && o.races() {
 		notes = append(notes, "with Type=simple systemd sets up the credentials for ExecStart= and ExecStartPost= at a time, by which either can fail; expected Type=exec")
 	}
-	if why := o.wantsHook(); why != "" && plan.Delivery != policy.Prestart && o.hookable() == nil {
-		notes = append(notes, why+`; expected delivery = "prestart"`)
-	}
 	return notes, nil
 }
