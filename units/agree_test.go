@@ -872,7 +872,7 @@ func (p plan) readsLate(version int) bool {
 	for _, name := range []string{"ExecStartPost", "ExecReload", "ExecStop", "ExecStopPost"} {
 		for _, s := range p.unit.List("Service", name) {
 			for _, program := range Programs(s.Value) {
-				if !slices.Contains([]string{"kill", "systemctl", "rm", "mkdir", "true", "sleep", "systemd-tmpfiles", "touch", "pkill", "test", "chmod", "chown", "install"}, program.Name) {
+				if !slices.Contains([]string{"kill", "systemctl", "rm", "mkdir", "true", "sleep", "systemd-tmpfiles", "touch", "pkill", "podman", "test", "chmod", "chown", "install"}, program.Name) {
 					return true
 				}
 			}
@@ -930,7 +930,10 @@ func (p plan) expect(properties map[string][]string, name string, version int) {
 			user = "--user=" + strings.Join(properties["User"], "") + " "
 		}
 		command("ExecStartPre", "unseal --unit="+name+" "+user+placed+":"+source, "privileged")
-		command("ExecStopPost", "cleanup --unit="+name, "privileged")
+		// 247 does not come to rest where a command of such a unit is missing.
+		if u.Last("Service", "Type") != "exec" || len(u.List("Service", "ExecStopPost")) > 0 {
+			command("ExecStopPost", "cleanup --unit="+name, "privileged")
+		}
 		for _, property := range []string{"Wants", "After", "BoundBy"} {
 			add(property, quoted("bootseal-cleanup@"+name+".service"))
 		}
@@ -955,7 +958,7 @@ func (p plan) expect(properties map[string][]string, name string, version int) {
 			properties["Type"] = []string{"exec"}
 		}
 		// So do we where it would load them for two processes at a time.
-		if len(u.List("Service", "ExecStartPost")) > 0 && properties["Type"][0] == "simple" {
+		if version >= 252 && len(u.List("Service", "ExecStartPost")) > 0 && properties["Type"][0] == "simple" {
 			properties["Type"] = []string{"exec"}
 		}
 	}

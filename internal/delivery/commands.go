@@ -205,7 +205,7 @@ func (o *order) races() bool {
 	if kind == "" && o.whole.Last("Service", "BusName") == "" && !systemd.WaitsForExec.In(o.version) {
 		kind = "simple"
 	}
-	return kind == "simple" && o.own("ExecStartPost")
+	return systemd.HookCredentials.In(o.version) && kind == "simple" && o.own("ExecStartPost")
 }
 
 // guard keeps a unit from starting without a credential where systemd would take the

@@ -60,6 +60,12 @@ func (o *order) rooted() bool {
 	return o.whole.Last("Service", "RootDirectory") != "" || o.whole.Last("Service", "RootImage") != ""
 }
 
+// spins tells whether systemd would not come to rest with an ExecStopPost= that the unit
+// has not by itself.
+func (o *order) spins() bool {
+	return systemd.SpinsAfterExec.In(o.version) && o.whole.Type() == "exec" && !o.own("ExecStopPost")
+}
+
 // failsHook tells whether on this systemd credentials and a hook of the unit's own do
 // not go together.
 func (o *order) failsHook() bool {
@@ -174,7 +180,7 @@ func (d *dropIn) environment(p *policy.Policy) {
 // explain says why systemd could not open a credential, where there is something that
 // can.
 func (d *dropIn) explain(o *order) {
-	if !o.rooted() {
+	if !o.rooted() && !o.spins() {
 		d.set("ExecStopPost", contract.ExplainCommand(o.arguments()))
 	}
 }

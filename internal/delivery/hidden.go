@@ -14,15 +14,18 @@ import (
 
 // shown refuses a unit whose own settings hide the place of its credentials from it, as
 // the unit would start without them, or could not start for a reason that is hard to
-// find. What is mounted there hides nothing: systemd puts the credentials on top.
+// find. What is mounted there hides nothing, as systemd puts the credentials on top; of two
+// things bound to one place it takes the first.
 func (pl *Planner) shown(o *order, delivery policy.Delivery) error {
 	store, systemds := path.Join(contract.Store, o.whole.Name), natively(o.whole.Name)
-	folders := []string{systemds}
+	folders, bound := []string{systemds}, "" // what the drop-in itself binds there
 	switch {
-	case delivery == policy.Prestart && !systemd.BindsBelowRunCredentials.In(o.version):
-		folders = []string{store}
-	case delivery != policy.Prestart && o.readsLate():
-		folders = []string{systemds, store}
+	case delivery == policy.Prestart && systemd.BindsBelowRunCredentials.In(o.version):
+		bound = systemds
+	case delivery == policy.Prestart:
+		folders, bound = []string{store}, store
+	case o.readsLate():
+		folders, bound = []string{systemds, store}, store
 	}
 	for _, s := range o.whole.List("Service", "InaccessiblePaths", "InaccessibleDirectories") {
 		for _, word := range units.Words(s.Value) {
@@ -46,6 +49,9 @@ func (pl *Planner) shown(o *order, delivery policy.Delivery) error {
 			}
 			place = path.Clean(o.whole.Expand(place))
 			real := pl.resolve(place)
+			if real == bound && s.Name != "TemporaryFileSystem" {
+				return fmt.Errorf("%s:%d: %s=%s takes the place of %s, where the unit's credentials are; expected another one", s.File, s.Line, s.Name, word, bound)
+			}
 			if file := o.covered(real, folders); file != "" && real != place {
 				return fmt.Errorf("%s:%d: %s=%s hides %s, where the unit's credentials are, by way of a link; expected %s", s.File, s.Line, s.Name, word, file, real)
 			}

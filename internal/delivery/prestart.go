@@ -17,7 +17,7 @@ import (
 // root can enter, and binds it to where the unit looks for it. The hook runs before the
 // ExecStartPre= of the unit, for which it makes the credentials available, too; its own
 // namespace lacks the ramfs, hence the "-". When the unit stops, its ExecStopPost= takes
-// the plaintext away, and another unit does where that is gone or cannot be run.
+// the plaintext away, and another unit does where that is not there or cannot be run.
 func prestart(o *order) (string, error) {
 	folder := contract.Store + "/%n"
 	if systemd.BindsBelowRunCredentials.In(o.version) {
@@ -57,7 +57,9 @@ func prestart(o *order) (string, error) {
 			d.set("ExecStartPre", s.Value)
 		}
 	}
-	d.set("ExecStopPost", contract.CleanupCommand())
+	if !o.spins() {
+		d.set("ExecStopPost", contract.CleanupCommand())
+	}
 	d.environment(o.policy)
 	d.commands(commands)
 	d.allowTPM(o)

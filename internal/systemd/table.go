@@ -42,6 +42,9 @@ var (
 	IgnoresLoadCredential = fact(239, 246,
 		"does not know LoadCredential= and SetCredential=, and ignores them",
 		"239, 245")
+	SpinsAfterExec = fact(240, 249,
+		"may not come to rest where a Type=exec service with ExecStopPost= could not be executed (203/EXEC)",
+		"247, and not 252 and 257; not 240 to 246, 248 and 249")
 	TypeWideDropIns = fact(244, onward,
 		"reads drop-ins for all services in service.d/",
 		"239, 245, 247, 252, 257, 262")
@@ -113,7 +116,7 @@ var (
 		"256, 257, 262")
 	UnquotesSources = fact(257, onward,
 		"reads blanks and backslashes in the path of LoadCredentialEncrypted= otherwise",
-		"252, 257, 262; not 253 to 256")
+		"252, 254, 257, 262; not 255 and 256")
 	LateCommandsLackCredentials = fact(257, onward,
 		"gives no credentials to ExecReload=, ExecStop= and ExecStopPost=",
 		"257, 262")
