@@ -108,8 +108,8 @@ func (pl *Planner) Review(p *policy.Policy, plan Plan, u *units.Unit) (notes []s
 	if plan.Delivery != policy.Prestart && o.races() {
 		notes = append(notes, "with Type=simple systemd sets up the credentials for ExecStart= and ExecStartPost= at a time, by which either can fail; expected Type=exec")
 	}
-	if why := o.wantsHook(); why != "" && plan.Delivery != policy.Prestart && o.hookable() == nil {
-		notes = append(notes, why+`; expected delivery = "prestart"`)
+	if o.spins() {
+		notes = append(notes, fmt.Sprintf("with Type=exec systemd %d may not come to rest when ExecStart= cannot be executed, as the drop-in has an ExecStopPost=; expected another Type=", o.version))
 	}
 	return notes, nil
 }
