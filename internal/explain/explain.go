@@ -262,14 +262,16 @@ func (s *startup) lacksDependency() bool {
 }
 
 // atStep is what systemd wrote before "Failed at step …", which it ends with
-// when it cannot start a process.
+// when it cannot start a process. What PID 1 says of the start may come between the two.
 func (s *startup) atStep() string {
 	for i, r := range s.log {
 		if r.Identifier != "systemd" && !strings.HasPrefix(r.Identifier, "(") || !strings.HasPrefix(r.Message, s.unit+": Failed at step ") {
 			continue
 		}
-		if before := s.log[max(i-1, 0)]; before.Identifier == r.Identifier && strings.HasPrefix(before.Message, s.unit+": Failed to ") {
-			return strings.TrimPrefix(before.Message, s.unit+": ")
+		for _, before := range slices.Backward(s.log[:i]) {
+			if before.Identifier == r.Identifier && strings.HasPrefix(before.Message, s.unit+": Failed to ") {
+				return strings.TrimPrefix(before.Message, s.unit+": ")
+			}
 		}
 		return strings.TrimPrefix(r.Message, s.unit+": ")
 	}
