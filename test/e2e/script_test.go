@@ -23,7 +23,8 @@ import (
 //	## systemd 247 257
 //
 // With "only" before the numbers no mode adds others. A line "## socket" has it told
-// once more with delivery over the socket, "## socket only" in no other way.
+// once more with delivery over the socket, on 247 and 257 and in the mode for all on the
+// others too, "## socket only" in no other way.
 //
 // Files of the archive in a folder, etc/app/token for one, are on each machine that
 // the story makes, those in usr/bin executable. The commands are those of testscript and
@@ -70,20 +71,11 @@ func TestStory(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			deliveries := []string{""}
-			if line := socketLine.FindSubmatch(text); line != nil {
-				deliveries = append(deliveries, "socket")
-				if len(line[1]) > 0 {
-					deliveries = deliveries[1:]
-				}
-			}
-			for _, version := range versions(t, text) {
-				for _, delivery := range deliveries {
-					t.Run(strings.TrimSpace(fmt.Sprint(version, " ", delivery)), func(t *testing.T) {
-						t.Parallel()
-						tell(t, filepath.Base(script), text, version, delivery)
-					})
-				}
+			for _, one := range tellings(t, text) {
+				t.Run(one.String(), func(t *testing.T) {
+					t.Parallel()
+					tell(t, filepath.Base(script), text, one.version, one.delivery)
+				})
 			}
 		})
 	}
@@ -93,6 +85,37 @@ var (
 	systemdLine = regexp.MustCompile(`(?m)^## systemd (only )?([0-9 ]+)$`)
 	socketLine  = regexp.MustCompile(`(?m)^## socket( only)?$`)
 )
+
+// A telling is one of a story.
+type telling struct {
+	version  int
+	delivery string // "socket", or ""
+}
+
+func (one telling) String() string {
+	return strings.TrimSpace(fmt.Sprint(one.version, " ", one.delivery))
+}
+
+// tellings reads from a script how it is told.
+func tellings(t *testing.T, text []byte) []telling {
+	t.Helper()
+	socket := socketLine.FindSubmatch(text)
+	only := socket != nil && len(socket[1]) > 0
+	var all, few []telling
+	for _, version := range versions(t, text) {
+		if !only {
+			all = append(all, telling{version, ""})
+			few = append(few, telling{version, ""})
+		}
+		if socket != nil {
+			all = append(all, telling{version, "socket"})
+			if only || version == 247 || version == 257 {
+				few = append(few, telling{version, "socket"})
+			}
+		}
+	}
+	return machine.Sample(t, all, few...)
+}
 
 // versions reads from a script which versions it is told on.
 func versions(t *testing.T, text []byte) []int {
