@@ -18,11 +18,11 @@ import (
 )
 
 // Each file of testdata/script is a story, told on machines of several versions of
-// systemd. Those are all that the mode of the tests asks for, or of them those of a line
+// systemd. Those are [machine.DebVersions], or those of a line
 //
 //	## systemd 247 257
 //
-// With "only" before the numbers no mode adds others. A line "## socket" has it told
+// and test/run --all adds the others, but not where "only" is before the numbers. A line "## socket" has it told
 // once more with delivery over the socket, on 247 and 257 and in the mode for all on the
 // others too, "## socket only" in no other way.
 //
@@ -122,7 +122,7 @@ func versions(t *testing.T, text []byte) []int {
 	t.Helper()
 	line := systemdLine.FindSubmatch(text)
 	if line == nil {
-		return machine.Containers(t)
+		return machine.Containers(t, machine.DebVersions...)
 	}
 	var few []int
 	for _, field := range strings.Fields(string(line[2])) {
