@@ -22,9 +22,9 @@ import (
 //
 //	## systemd 247 257
 //
-// and test/run --all adds the others, but not where "only" is before the numbers. A line "## socket" has it told
-// once more with delivery over the socket, on 247 and 257 and in the mode for all on the
-// others too, "## socket only" in no other way.
+// and test/run --all adds the others, but not where "only" is before the numbers. A line
+// "## socket" has it told once more with delivery over the socket, on 247 and 257, and
+// with --all on the others, too; "## socket only" in no other way.
 //
 // Files of the archive in a folder, etc/app/token for one, are on each machine that
 // the story makes, those in usr/bin executable. The commands are those of testscript and
